@@ -1,0 +1,291 @@
+"""One typed configuration for every service: a JSON or TOML file, then `AISTACK__…` variables.
+
+An unknown key, a wrong type or a value out of bounds ends the start with one line that names the
+key, the file and the fix. Secrets are never values here, only paths of files.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from aistack.service.errors import StartError
+
+ENV_PREFIX = "AISTACK__"
+
+
+class Section(BaseModel):
+    """A group of keys; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class Tracing(Section):
+    """Where spans go; without an endpoint trace ids are still made and passed on."""
+
+    endpoint: str | None = Field(
+        None, description="OTLP over gRPC: `unix:///run/x.sock` or `http://host:4317`"
+    )
+    sample_ratio: float = Field(1.0, ge=0, le=1)
+
+
+class Auth(Section):
+    """Files of the key store."""
+
+    keys_file: Path = Path("/var/lib/aistack/keys/keys.json")
+    pepper_file: Path = Path("/var/lib/aistack/keys/pepper")
+    internal_key_file: Path | None = Field(
+        None, description="the key that this service shows to the others"
+    )
+
+
+class LimitsOverride(Section):
+    """Overrides of the limits in stack.toml; bytes and seconds."""
+
+    body_bytes: int | None = Field(None, gt=0)
+    concurrency: int | None = Field(None, gt=0)
+    request_seconds: float | None = Field(None, gt=0)
+    drain_seconds: float | None = Field(None, gt=0)
+    start_seconds: float | None = Field(None, gt=0)
+
+
+class Listen(Section):
+    """Where to listen when systemd (or the supervisor) hands over no socket."""
+
+    socket: Path | None = None
+    host: str = "127.0.0.1"
+    port: int | None = Field(None, ge=0, le=65535)
+
+
+class PostgresConfig(Section):
+    """The database of documents."""
+
+    host: str = Field("/run/postgresql", description="directory of the socket, or a host name")
+    port: int = Field(5432, gt=0, le=65535)
+    user: str = "aistack"
+    database: str = "aistack"
+    password_file: Path | None = None
+    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    pool_min: int = Field(2, ge=1)
+    pool_max: int = Field(12, ge=1)
+    timeout_seconds: float = Field(15, gt=0, description="of one statement or transaction")
+
+    def conninfo(self) -> str:
+        """A libpq connection string; the password is read from its file."""
+        from psycopg.conninfo import make_conninfo
+
+        parts: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "dbname": self.database,
+            "connect_timeout": 5,
+        }
+        if not self.host.startswith("/"):
+            parts["sslmode"] = self.sslmode
+        if self.password_file is not None:
+            try:
+                parts["password"] = self.password_file.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise StartError(
+                    f"postgres.password_file: {self.password_file} cannot be read"
+                    f" ({error.strerror}): give the service read access to it"
+                ) from error
+        return make_conninfo("", **parts)
+
+
+class RedisConfig(Section):
+    """The caches; nothing is lost when it is away."""
+
+    url: str = "unix:///run/redis-aistack/redis.sock"
+    timeout_seconds: float = Field(0.5, gt=0)
+
+
+class Peers(Section):
+    """Addresses of the other services: `unix:/path` or `http://host:port`."""
+
+    embeddings: str = "unix:/run/aistack/embeddings.sock"
+    aidb: str = "unix:/run/aistack/aidb.sock"
+    coordinator: str = "unix:/run/aistack/coordinator.sock"
+
+
+class LlamaConfig(Section):
+    """The server of the local language model (llama.cpp)."""
+
+    address: str = Field("unix:/run/aistack/llama.sock", description="`unix:/path` or `http://…`")
+    timeout_seconds: float = Field(120, gt=0, description="to the first byte of an answer")
+    concurrency: int = Field(8, gt=0, description="requests at once, waiting ones included")
+
+
+class EmbeddingsConfig(Section):
+    """The one embedding authority."""
+
+    model: Path | None = Field(
+        None, description="directory of the model; without it the packaged all-MiniLM-L6-v2"
+    )
+    encoder: Literal["auto", "onnx", "torch"] = "auto"
+    precision: Literal["fp32"] = "fp32"
+    dimension: int = Field(384, ge=1, le=4096, description="what the model must give")
+    threads: int = Field(1, ge=1, le=64)
+    batch_tokens: int = Field(4096, ge=256, description="padded tokens of one forward pass")
+    queue_texts: int = Field(2048, ge=1, description="texts waiting; beyond it 429")
+    client_batch: int = Field(512, ge=1, description="texts of one request")
+    text_bytes: int = Field(1_048_576, ge=1, description="bytes of one text")
+    state_dir: Path = Field(
+        Path("/var/lib/aistack/embeddings"), description="where the made graph is kept"
+    )
+    cache_seconds: int = Field(604_800, ge=0, description="life of a cached vector; 0 is off")
+
+
+class AidbConfig(Section):
+    """Documents and retrieval."""
+
+    dimension: int = Field(384, ge=1, le=4096, description="must agree with the embeddings service")
+    document_bytes: int = Field(10_485_760, ge=1)
+    chunk_tokens: int = Field(200, ge=32, le=8192)
+    chunk_overlap: int = Field(32, ge=0)
+    embedding_model: Path | None = Field(
+        None, description="directory with the model's tokenizer; as embeddings.model"
+    )
+    workers: int = Field(2, ge=1, le=32, description="ingestion jobs at once")
+    dense_exact_below: int = Field(20_000, ge=0, description="chunks; above, HNSW answers")
+    hnsw_ef_search: int = Field(100, ge=10, le=1000)
+    candidates: int = Field(100, ge=10, le=1000, description="hits taken from each leg")
+    cache_seconds: int = Field(3600, ge=0, description="life of a cached search; 0 is off")
+
+
+class CoordinatorConfig(Section):
+    """Chat and answers."""
+
+    collection: str = "default"
+    top_k: int = Field(5, ge=1, le=20)
+    context_tokens: int = Field(900, ge=100, description="of passages in the prompt")
+    answer_tokens: int = Field(256, ge=1)
+    relevance_floor: float = Field(
+        0.30, ge=-1, le=1, description="best cosine below which nothing is answered"
+    )
+
+
+class Config(BaseSettings):
+    """Every section. A service reads its own and the shared ones."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        case_sensitive=False,
+    )
+
+    log: Log = Log()
+    tracing: Tracing = Tracing()
+    auth: Auth = Auth()
+    limits: LimitsOverride = LimitsOverride()
+    listen: Listen = Listen()
+    postgres: PostgresConfig = PostgresConfig()
+    redis: RedisConfig = RedisConfig()
+    peers: Peers = Peers()
+    llama: LlamaConfig = LlamaConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    aidb: AidbConfig = AidbConfig()
+    coordinator: CoordinatorConfig = CoordinatorConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables over the file; no dotenv, no secrets directory."""
+        return (EnvSettingsSource(settings_cls), init_settings)
+
+
+def load_config(path: Path | None) -> Config:
+    """The configuration of this process. Raises StartError with one line."""
+    origin = str(path) if path else "built-in defaults"
+    data: dict[str, Any] = {}
+    if path is not None:
+        data = read_table(path)
+    sections = set(Config.model_fields)
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX):
+            section = name[len(ENV_PREFIX) :].split("__")[0].lower()
+            if section not in sections:
+                raise StartError(
+                    f"environment: {name} is not a setting: there is no section {section!r};"
+                    f" use one of {', '.join(sorted(sections))}"
+                )
+    try:
+        return Config(**data)
+    except ValidationError as error:
+        raise StartError(explain(error, data, origin)) from None
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON or TOML file as a table. Raises StartError with one line."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise StartError(
+            f"{path}: cannot be read ({error.strerror}): give a readable file with --config"
+        ) from error
+    try:
+        if path.suffix == ".toml":
+            data = tomllib.loads(raw.decode("utf-8"))
+        else:
+            data = orjson.loads(raw)
+    except (ValueError, UnicodeDecodeError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise StartError(f"{path}: not valid {kind} ({error}): mend the file") from error
+    if not isinstance(data, dict):
+        raise StartError(f"{path}: a table of sections is wanted, not a {type(data).__name__}")
+    return data
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], origin: str) -> str:
+    """The first fault in one line: where, what, and the fix."""
+    fault = error.errors(include_url=False)[0]
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    variable = ENV_PREFIX + "__".join(location).upper()
+    where = f"environment ({variable})" if variable in os.environ else origin
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_known_keys(location[:-1])))
+        fix = f"no such key; remove it or use one of: {known}"
+    else:
+        message = fault["msg"]
+        fix = f"{message[0].lower()}{message[1:]}; it is {fault['input']!r}"
+    return f"{where}: {key}: {fix}{more}"
+
+
+def _known_keys(path: list[str]) -> set[str]:
+    model: type[BaseModel] = Config
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return set()
+        model = annotation
+    return set(model.model_fields)

@@ -1,0 +1,125 @@
+"""From the first instruction to the last: start, readiness, watchdog, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from aistack.service import metrics
+from aistack.service.errors import StartError
+from aistack.service.notify import Notifier
+
+log = structlog.get_logger()
+
+
+class Runtime:
+    """The state of this process that its parts share; belongs to the event loop."""
+
+    def __init__(self, notifier: Notifier, *, start_seconds: float) -> None:
+        self.started = False
+        self.draining = False
+        self.progress = "starting"
+        self.failure: StartError | None = None
+        #: Called when the start has failed, so that the server ends.
+        self.on_failure: Callable[[], None] = lambda: None
+        self._notifier = notifier
+        self._start_seconds = start_seconds
+        self._born = time.monotonic()
+
+    def status(self, text: str) -> None:
+        """What the service is doing: `systemctl status` and `/readyz` show it."""
+        self.progress = text
+        self._notifier.send(f"STATUS={text}")
+
+    def extend(self, seconds: float) -> None:
+        """Asks the supervisor for more time to start."""
+        self._notifier.send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def uptime(self) -> float:
+        """Seconds since this process made its runtime."""
+        return time.monotonic() - self._born
+
+    def drain(self) -> None:
+        """From now on answers close their connections; `/readyz` says draining."""
+        if not self.draining:
+            self.draining = True
+            metrics.READY.set(0)
+            self._notifier.send("STOPPING=1", "STATUS=draining")
+            log.info("draining")
+
+    @asynccontextmanager
+    async def running(
+        self,
+        start: Callable[[Runtime], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+        heartbeats: Sequence[Callable[[], int]],
+    ) -> AsyncIterator[None]:
+        """Starts in the background, so that early callers get 503 and not a refused connection."""
+        starting = asyncio.create_task(self._start(start), name="start")
+        watchdog = asyncio.create_task(self._watchdog(heartbeats), name="watchdog")
+        try:
+            yield
+        finally:
+            for task in (starting, watchdog):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await stop()
+
+    async def _start(self, start: Callable[[Runtime], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(self._start_seconds) as clock:
+                await start(self)
+        except StartError as error:
+            self._fail(error)
+        except TimeoutError as error:
+            if not clock.expired():
+                self._fail(_unexpected(error))
+                return
+            self._fail(
+                StartError(f"not ready within {self._start_seconds:g} s; last: {self.progress}")
+            )
+        except Exception as error:  # noqa: BLE001 - the start's boundary: the process ends with it
+            self._fail(_unexpected(error))
+        else:
+            self.started = True
+            self.progress = "ready"
+            metrics.READY.set(1)
+            self._notifier.send("READY=1", "STATUS=ready")
+            log.info("ready", seconds=round(self.uptime(), 2))
+
+    def _fail(self, error: StartError) -> None:
+        self.failure = error
+        self._notifier.send(f"STATUS={error}")
+        self.on_failure()
+
+    async def _watchdog(self, heartbeats: Sequence[Callable[[], int]]) -> None:
+        """Keeps the supervisor's watchdog fed while the loop and every worker advance.
+
+        This task itself is the loop's proof of life.
+        """
+        limit = self._notifier.watchdog_seconds
+        if limit is None:
+            return
+        seen = [beat() for beat in heartbeats]
+        while True:
+            self._notifier.send("WATCHDOG=1")
+            await asyncio.sleep(limit / 3)
+            while self.started:
+                now = [beat() for beat in heartbeats]
+                stuck = any(new == old for new, old in zip(now, seen, strict=True))
+                if not stuck:
+                    seen = now
+                    break
+                metrics.WATCHDOG_SKIPPED.inc()
+                log.warning("worker_stuck", heartbeats=now)
+                await asyncio.sleep(limit / 3)
+
+
+def _unexpected(error: Exception) -> StartError:
+    log.error("start_failed", exc_info=error)
+    return StartError(f"the start failed ({type(error).__name__}); the log has the traceback")

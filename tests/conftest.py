@@ -1,0 +1,11 @@
+"""Fixtures live in `fix_*.py` by topic; this file only lists them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# No test may ask a model hub; the models come with packages.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+pytest_plugins = sorted(path.stem for path in Path(__file__).parent.glob("fix_*.py"))
