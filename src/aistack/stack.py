@@ -39,6 +39,7 @@ class ServiceEntry(BaseModel):
     routes: tuple[str, ...]
     openai_routes: tuple[str, ...]
     needs: dict[str, Need]
+    calls: tuple[str, ...]
     clients: tuple[str, ...]
     network: Literal["none", "unix", "loopback", "egress"]
     state: Literal["none", "cache", "data"]
@@ -76,13 +77,8 @@ class Stack(BaseModel):
         return frozenset(scope for entry in self.services.values() for scope in entry.scopes)
 
     def internal_scopes(self, name: str) -> frozenset[str]:
-        """What the internal key of service `name` may do: all of whom it needs and may reach."""
-        return frozenset(
-            scope
-            for entry in self.services.values()
-            if name in entry.clients and entry.name in self.services[name].needs
-            for scope in entry.scopes
-        )
+        """What the internal key of service `name` may do."""
+        return frozenset(self.services[name].calls)
 
 
 def under(path: str, prefix: str) -> bool:
@@ -104,4 +100,12 @@ def load_stack() -> Stack:
             raise ValueError(f"stack.toml: {entry.name} needs {sorted(unknown)}: no such part")
         if unknown := set(entry.clients) - set(services) - {"front"}:
             raise ValueError(f"stack.toml: {entry.name} lists clients {sorted(unknown)}: unknown")
+        reachable = {
+            scope
+            for need in entry.needs
+            if need in services and entry.name in services[need].clients
+            for scope in services[need].scopes
+        }
+        if unknown := set(entry.calls) - reachable:
+            raise ValueError(f"stack.toml: {entry.name} calls {sorted(unknown)}: out of its reach")
     return Stack(services=services)

@@ -279,14 +279,15 @@ class LimitRequests:
         self.running += 1
         token = deadline.set(time.monotonic() + self.limits.request_seconds)
         taken = 0
-        begun = False
+        begun = over = False
 
         async def bounded() -> Message:
-            nonlocal taken
+            nonlocal taken, over
             message = await receive()
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
                 if taken > self.limits.body_bytes:
+                    over = True
                     raise self._too_large()
             return message
 
@@ -301,6 +302,11 @@ class LimitRequests:
                     await send(message)
 
                 await self.app(scope, bounded, watch)
+        except StackError as error:
+            # The framework turns what is raised while it reads a body into a 400.
+            if over and not begun and not isinstance(error, TooLarge):
+                raise self._too_large() from error
+            raise
         except TimeoutError as error:
             if begun or not clock.expired():
                 raise

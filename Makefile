@@ -1,0 +1,65 @@
+# Two commands: `make up` runs the stack, `make test` runs every test this machine can run.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# The CPU build; anything looser pulls gigabytes of CUDA.
+TORCH := torch==2.13.0
+
+.PHONY: up test check install install-test install-torch bench bench-embeddings bench-retrieval \
+	bench-chat bench-start mutations constraints format clean
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "aistack: Python 3.11 or newer is needed; set PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "aistack: no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.runtime: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing aistack into $(VENV) (about 500 MB, once) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,dev]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	@echo "Installing the test tools …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,dev,test]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.runtime
+	@echo "Installing the torch engine …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,dev,torch]'
+	@touch $@
+
+install: $(VENV)/.runtime
+install-test: $(VENV)/.test
+install-torch: $(VENV)/.torch
+
+# exec, so that Ctrl-C goes to aistack alone.
+up: $(VENV)/.runtime
+	@exec $(BIN)/aistack up $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: bench-embeddings bench-retrieval bench-chat bench-start
+
+bench-embeddings bench-retrieval bench-chat bench-start: $(VENV)/.test
+	$(BIN)/python -m bench.$(subst bench-,,$@)
+
+# Removes each safeguard once and shows which test notices; writes docs/mutations.md.
+mutations: $(VENV)/.test
+	$(BIN)/python -m tests.mutations
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov
