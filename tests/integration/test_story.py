@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fix_stack import RunningStack, clean_environment, started
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,7 @@ def client(stack: RunningStack) -> httpx.Client:
 
 
 def search(http: httpx.Client, question: str, collection: str) -> dict[str, Any]:
-    answer = http.post(
-        "/v1/search", json={"query": question, "collection": collection, "limit": 5}
-    )
+    answer = http.post("/v1/search", json={"query": question, "collection": collection, "limit": 5})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -70,9 +69,7 @@ def check_citations(http: httpx.Client, answer: dict[str, Any]) -> None:
         assert text[citation["char_start"] : citation["char_end"]] == citation["quote"]
 
 
-def test_documents_in_cited_answers_out(
-    tmp_path: Path, shared_data: Path
-) -> None:
+def test_documents_in_cited_answers_out(tmp_path: Path, shared_data: Path) -> None:
     data = tmp_path / "data"
     with started(data) as stack:
         own = json.loads(
@@ -82,9 +79,7 @@ def test_documents_in_cited_answers_out(
         assert own["ready"] == len(list((ROOT / "docs").rglob("*.md")))
         aistack(stack, "ingest", str(shared_data / "nix-dev"), "--collection", "nix")
         again = json.loads(
-            aistack(
-                stack, "ingest", str(shared_data / "nix-dev"), "--collection", "nix", "--json"
-            )
+            aistack(stack, "ingest", str(shared_data / "nix-dev"), "--collection", "nix", "--json")
         )
         assert (again["ready"], again["failed"]) == (0, 0)
         assert again["unchanged"] == len(list((shared_data / "nix-dev").rglob("*.md")))
@@ -106,7 +101,7 @@ def test_documents_in_cited_answers_out(
         aistack(stack, "status")
     with started(data) as stack:
         assert stack.ready_seconds <= 10 or pytest.skip(
-            f"warm start took {stack.ready_seconds:.1f} s on this busy machine; make bench judges it"
+            f"a warm start of {stack.ready_seconds:.1f} s; `make bench-start` judges it"
         )
         with client(stack) as http:
             after = search(http, QUESTIONS[0]["question"], "nix")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
@@ -57,6 +58,9 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
+#: The JSON body in an example.
+_SENT = re.compile(r"-d '(\{.*\})'", re.DOTALL)
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -98,7 +102,11 @@ def document(app: FastAPI) -> dict[str, Any]:
     }
     for path in schema.get("paths", {}).values():
         for operation in path.values():
+            operation.setdefault("tags", [app.title.removeprefix("aistack ")])
             _describe(operation)
+            _only_our_errors(operation)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"].get("schemas", {}).pop(name, None)
     return schema
 
 
@@ -107,8 +115,20 @@ def _describe(operation: dict[str, Any]) -> None:
     parts = [operation.get("description", "")]
     if name := operation.get("x-scope"):
         parts.append(f"Scope of the key: `{name}`.")
-    parts += [f"```sh\n{s['source']}\n```" for s in operation.get("x-codeSamples", [])]
+    for sample in operation.get("x-codeSamples", []):
+        parts.append(f"```sh\n{sample['source']}\n```")
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if body is not None and (sent := _SENT.search(sample["source"])):
+            # The viewer's form begins with what works instead of with "string".
+            body["example"] = orjson.loads(sent[1])
     operation["description"] = "\n\n".join(part for part in parts if part)
+
+
+def _only_our_errors(operation: dict[str, Any]) -> None:
+    """Drop the framework's own 422: the kit answers none of that shape."""
+    content = operation["responses"].get("422", {}).get("content", {})
+    if "HTTPValidationError" in str(content.get("application/json", {}).get("schema", {})):
+        del operation["responses"]["422"]
 
 
 def mount(app: FastAPI, service: str) -> None:

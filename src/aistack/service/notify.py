@@ -14,6 +14,8 @@ from aistack.service.errors import StartError
 
 #: The first descriptor that is handed over.
 LISTEN_FDS_START = 3
+#: How long a notice may wait for a supervisor whose queue is full; seconds.
+SEND_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,12 @@ class Notifier:
         if address.startswith("@"):
             address = "\0" + address[1:]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+            # A supervisor that does not read must not hang the event loop.
+            client.settimeout(SEND_SECONDS)
             try:
                 client.connect(address)
                 client.sendall("\n".join(lines).encode())
-            except (ConnectionError, FileNotFoundError):
+            except (ConnectionError, FileNotFoundError, TimeoutError):
                 return
 
 

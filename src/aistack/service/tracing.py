@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagate import inject
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -23,6 +22,9 @@ def configure(service: str, config: Tracing) -> TracerProvider:
         sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
     )
     if config.endpoint is not None:
+        # gRPC and protobuf are a sixth of a second of start that only those who export should pay.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
         endpoint = config.endpoint
         if endpoint.startswith("unix:"):
             # gRPC wants `unix:///abs` or `unix:rel`; both given forms are absolute paths.
