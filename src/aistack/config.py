@@ -146,7 +146,12 @@ class EmbeddingsConfig(Section):
     precision: Literal["fp32"] = "fp32"
     dimension: int = Field(384, ge=1, le=4096, description="what the model must give")
     threads: int = Field(1, ge=1, le=64)
-    batch_tokens: int = Field(4096, ge=256, description="padded tokens of one forward pass")
+    batch_tokens: int = Field(
+        512,
+        ge=256,
+        description="padded tokens of one forward pass; on a CPU more gains nothing and makes"
+        " a short text wait longer (bench/embeddings.py), a GPU wants 16384 and more",
+    )
     queue_texts: int = Field(2048, ge=1, description="texts waiting; beyond it 429")
     client_batch: int = Field(512, ge=1, description="texts of one request")
     text_bytes: int = Field(1_048_576, ge=1, description="bytes of one text")
@@ -170,6 +175,11 @@ class AidbConfig(Section):
     dense_exact_below: int = Field(20_000, ge=0, description="chunks; above, HNSW answers")
     hnsw_ef_search: int = Field(100, ge=10, le=1000)
     candidates: int = Field(100, ge=10, le=1000, description="hits taken from each leg")
+    bm25_k1: float = Field(1.2, ge=0, le=10, description="how soon repetition stops to count")
+    bm25_b: float = Field(0.75, ge=0, le=1, description="how much the length of a chunk counts")
+    rrf_k: float = Field(60, gt=0, le=1000, description="of reciprocal rank fusion")
+    dense_weight: float = Field(1.0, gt=0, le=100)
+    lexical_weight: float = Field(1.0, gt=0, le=100)
     cache_seconds: int = Field(3600, ge=0, description="life of a cached search; 0 is off")
 
 

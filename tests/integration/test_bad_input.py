@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fix_stack import RunningStack, wait_until
 
 MINILM = "all-minilm-l6-v2"

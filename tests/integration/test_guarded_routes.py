@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fix_stack import RunningStack, wait_until
 
 from aistack.service.keys import KeyEditor, KeyPaths
 from aistack.stack import load_stack
+from fix_stack import RunningStack, wait_until
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -62,7 +62,11 @@ def test_there_are_routes_of_every_service(stack: RunningStack) -> None:
 
 
 def test_without_a_key_every_route_is_401(stack: RunningStack) -> None:
-    for headers in ({}, {"authorization": "Bearer ais_x_y"}, {"authorization": f"Basic {stack.key}"}):
+    for headers in (
+        {},
+        {"authorization": "Bearer ais_x_y"},
+        {"authorization": f"Basic {stack.key}"},
+    ):
         for _, method, path, _ in routes(stack):
             answer = httpx.request(
                 method, stack.base_url + concrete(path), headers=headers, content=b"{}"
@@ -114,7 +118,5 @@ def test_key_of_one_scope_opens_only_its_routes(stack: RunningStack) -> None:
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
 def test_probes_are_not_behind_the_front_door(stack: RunningStack, path: str) -> None:
-    answer = httpx.get(
-        stack.base_url + path, headers={"authorization": f"Bearer {stack.key}"}
-    )
+    answer = httpx.get(stack.base_url + path, headers={"authorization": f"Bearer {stack.key}"})
     assert answer.status_code == 404

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import openai
 import pytest
+
 from fix_stack import RunningStack
 
 

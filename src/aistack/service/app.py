@@ -186,7 +186,7 @@ def build(service: Service, config: Config, runtime: Runtime) -> FastAPI:
         middleware.Gate, ready=lambda: runtime.started, status=lambda: runtime.progress
     )
     app.add_middleware(middleware.Authenticate, keys=keys, entry=entry)
-    app.add_middleware(middleware.Errors, entry=entry)
+    app.add_middleware(middleware.Errors, entry=entry, draining=lambda: runtime.draining)
     app.add_middleware(middleware.RequestContext, draining=lambda: runtime.draining)
     return app
 

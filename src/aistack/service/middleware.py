@@ -147,9 +147,10 @@ class _Answer:
 class Errors:
     """Every error becomes an answer with an `error_id`; after the first byte, a broken body."""
 
-    def __init__(self, app: ASGIApp, entry: ServiceEntry) -> None:
+    def __init__(self, app: ASGIApp, entry: ServiceEntry, draining: Callable[[], bool]) -> None:
         self.app = app
         self.entry = entry
+        self.draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -164,6 +165,11 @@ class Errors:
 
         try:
             await self.app(scope, receive, watch)
+        except asyncio.CancelledError:
+            # The drain's deadline: the server cancels what still runs, once, and then ends.
+            if begun or not self.draining():
+                raise
+            await self._answer(scope, send, Unavailable("The service stops."), error_id())
         except StackError as error:
             if begun:
                 log.warning("answer_aborted", error=error.slug, detail=error.detail)
