@@ -1,0 +1,171 @@
+"""`make mutations`: removes each safeguard once and shows which test notices.
+
+Each mutation is applied to a copy of `src/`, which PYTHONPATH puts before the installed one, so
+that the services that a test starts run it too. A mutation that no test notices is a failure of
+this program. It writes docs/mutations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "mutations.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`old` in `file` becomes `new`; `test` must then fail, and pass without it."""
+
+    safeguard: str
+    removed: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+KIT = "tests/integration/test_kit_process.py"
+
+MUTATIONS = (
+    Mutation(
+        "breaker",
+        "the call that counts a failure",
+        "clients/resilience.py",
+        "self.breaker.failure(probe)",
+        "self.breaker.release(probe)",
+        "tests/integration/test_chaos.py::test_killed_under_load[llama]",
+    ),
+    Mutation(
+        "watchdog",
+        "the check that every worker advanced",
+        "service/lifecycle.py",
+        "stuck = any(new == old for new, old in zip(now, seen, strict=True))",
+        "stuck = False",
+        f"{KIT}::test_watchdog_starves_when_the_worker_hangs",
+    ),
+    Mutation(
+        "watchdog",
+        "the keep-alive itself",
+        "service/lifecycle.py",
+        'self._notifier.send("WATCHDOG=1")',
+        "pass",
+        f"{KIT}::test_watchdog_is_fed_while_all_is_well",
+    ),
+    Mutation(
+        "drain",
+        "the announcement of the drain",
+        "service/run.py",
+        "        self._runtime.drain()\n",
+        "",
+        f"{KIT}::test_drain_finishes_what_runs_and_the_next_process_takes_over",
+    ),
+    Mutation(
+        "drain",
+        "its deadline",
+        "service/run.py",
+        "timeout_graceful_shutdown=int(effective_limits(entry, config).drain_seconds),",
+        "",
+        f"{KIT}::test_drain_has_a_deadline",
+    ),
+    Mutation(
+        "key check",
+        "the verification of the token",
+        "service/keys.py",
+        "if record is None or not good:",
+        "if record is None:",
+        "tests/unit/test_keys.py::test_well_formed_token_with_a_foreign_secret_is_refused",
+    ),
+    Mutation(
+        "key check",
+        "the middleware",
+        "service/app.py",
+        "    app.add_middleware(middleware.Authenticate, keys=keys, entry=entry)\n",
+        "",
+        "tests/integration/test_guarded_routes.py::test_without_a_key_every_route_is_401_on_its_own_socket",
+    ),
+    Mutation(
+        "key check",
+        "the scope",
+        "service/app.py",
+        "if principal is None or wanted not in principal.scopes:",
+        "if principal is None:",
+        "tests/integration/test_guarded_routes.py::test_without_the_scope_every_route_is_403",
+    ),
+)
+
+
+def source(mutation: Mutation) -> Path:
+    """A copy of `src/` with the mutation in it."""
+    copy = Path(tempfile.mkdtemp(prefix="aistack-mutation-")) / "src"
+    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    target = copy / "aistack" / mutation.file
+    text = target.read_text(encoding="utf-8")
+    if mutation.old not in text:
+        raise SystemExit(f"{mutation.file}: the text to remove is not there: {mutation.old!r}")
+    target.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    return copy
+
+
+def run(test: str, src: Path | None) -> tuple[int, str]:
+    """pytest's exit code and its last lines, with the sources at `src`."""
+    environment = dict(os.environ)
+    if src is not None:
+        environment["PYTHONPATH"] = str(src)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "--no-cov", "-p", "no:cacheprovider", test],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout[-2000:]
+
+
+def main() -> int:
+    """Runs every mutation whose safeguard or test contains an argument; writes the page for all."""
+    wanted = sys.argv[1:]
+    rows, missed = [], 0
+    for mutation in MUTATIONS:
+        if wanted and not any(w in mutation.safeguard or w in mutation.test for w in wanted):
+            continue
+        began = time.monotonic()
+        intact, _ = run(mutation.test, None)
+        copy = source(mutation)
+        broken, output = run(mutation.test, copy)
+        shutil.rmtree(copy.parent)
+        # 0: all passed, 1: a test failed; anything else is an error of pytest's own.
+        good = intact == 0 and broken == 1
+        missed += not good
+        verdict = "noticed" if good else f"NOT NOTICED (intact {intact}, mutated {broken})"
+        print(f"{verdict}: {mutation.safeguard}: {mutation.removed} [{time.monotonic() - began:.0f} s]")
+        if not good:
+            print(output)
+        rows.append(
+            f"| {mutation.safeguard} | {mutation.removed} (`{mutation.file}`) |"
+            f" `{mutation.test.split('/')[-1]}` | passed | {'failed' if broken == 1 else broken} |"
+        )
+    if not wanted:
+        PAGE.write_text(PAGE_HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+    return 1 if missed else 0
+
+
+PAGE_HEAD = """# Mutations
+
+What happens when a safeguard is removed: the named test fails. `make mutations` removes each once in a
+copy of the sources, runs its test on the intact and on the mutated copy, and writes this page.
+
+| safeguard | removed | test | intact | mutated |
+|---|---|---|---|---|
+"""
+
+if __name__ == "__main__":
+    sys.exit(main())
