@@ -146,7 +146,8 @@ def main() -> int:
         good = intact == 0 and broken == 1
         missed += not good
         verdict = "noticed" if good else f"NOT NOTICED (intact {intact}, mutated {broken})"
-        print(f"{verdict}: {mutation.safeguard}: {mutation.removed} [{time.monotonic() - began:.0f} s]")
+        seconds = time.monotonic() - began
+        print(f"{verdict}: {mutation.safeguard}: {mutation.removed} [{seconds:.0f} s]")
         if not good:
             print(output)
         rows.append(
@@ -160,8 +161,8 @@ def main() -> int:
 
 PAGE_HEAD = """# Mutations
 
-What happens when a safeguard is removed: the named test fails. `make mutations` removes each once in a
-copy of the sources, runs its test on the intact and on the mutated copy, and writes this page.
+What happens when a safeguard is removed: the named test fails. `make mutations` removes each once
+in a copy of the sources, runs its test on the intact and on the mutated copy, and writes this page.
 
 | safeguard | removed | test | intact | mutated |
 |---|---|---|---|---|

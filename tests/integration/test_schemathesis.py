@@ -1,0 +1,62 @@
+"""schemathesis over every service: no 5xx, no undocumented status, bad bodies refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from fix_stack import RunningStack
+
+from aistack.stack import load_stack
+
+CHECKS = ",".join(
+    (
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_schema_conformance",
+        "unsupported_method",
+        "ignored_auth",
+    )
+)
+#: Enough for every operation and each of its fields; a chat costs a second of a language model.
+EXAMPLES = {"coordinator": 15}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("service", load_stack().services)
+def test_nothing_undocumented_and_no_server_error(
+    stack: RunningStack, service: str, tmp_path: Path
+) -> None:
+    schema = httpx.get(
+        f"{stack.base_url}/docs/{service}/openapi.json",
+        headers={"authorization": f"Bearer {stack.key}"},
+    )
+    assert schema.status_code == 200
+    document = tmp_path / "openapi.json"
+    document.write_text(json.dumps(schema.json()))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", str(document)),
+            *("--url", stack.base_url),
+            *("--header", f"Authorization: Bearer {stack.key}"),
+            *("--checks", CHECKS),
+            *("--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", str(EXAMPLES.get(service, 40))),
+            *("--seed", "20261122"),
+            *("--request-timeout", "60"),
+            *("--warnings", "off"),
+            *("--suppress-health-check", "all"),
+            "--continue-on-failure",
+            "--generation-deterministic",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
