@@ -1,0 +1,7 @@
+"""`python -m aistack`."""
+
+from __future__ import annotations
+
+from aistack.cli import main
+
+main()

@@ -1,0 +1,152 @@
+"""`aistack documents` and `aistack collections`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from aistack.cli.output import clean, size
+from aistack.cli.session import Session, agreed, command
+
+documents_app = typer.Typer(no_args_is_help=True, help="What is stored.")
+collections_app = typer.Typer(no_args_is_help=True, help="Where it is stored.")
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the two groups."""
+    app.add_typer(documents_app, name="documents", rich_help_panel="Documents")
+    app.add_typer(collections_app, name="collections", rich_help_panel="Documents")
+
+
+@command(documents_app, "list")
+def list_documents(
+    session: Session,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Of one collection (default: of all).")
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="pending, processing, ready or failed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 1000,
+) -> None:
+    """List documents, the newest first."""
+    said = {"collection": collection, "state": state}
+    params = {name: value for name, value in said.items() if value is not None}
+    with session.api() as api:
+        found = list(
+            islice(api.pages("/v1/documents", {**params, "limit": min(limit, 100)}), limit)
+        )
+    if session.out.as_json:
+        session.out.document({"data": found})
+        return
+    if not found:
+        session.out.note("no documents")
+        return
+    rows = [
+        (
+            str(d["id"]),
+            d["state"],
+            str(d.get("chunk_count") or 0),
+            size(d["bytes"]),
+            d["collection"],
+            d.get("source") or d.get("title") or "",
+            d.get("error") or "",
+        )
+        for d in found
+    ]
+    session.out.table(("id", "state", "chunks", "size", "collection", "source", ""), rows)
+
+
+@command(documents_app, "show")
+def show_document(
+    session: Session,
+    document_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    text: Annotated[bool, typer.Option("--text", help="Its text instead of its record.")] = False,
+) -> None:
+    """Show one document."""
+    path = f"/v1/documents/{quote(document_id, safe='')}"
+    with session.api() as api:
+        answer = api.json("GET", path + "/text" if text else path, repeat=True)
+    if session.out.as_json:
+        session.out.document(answer)
+    elif text:
+        session.out.text(clean(answer["text"]))
+    else:
+        session.out.table(("", ""), [(k, _plain(v)) for k, v in answer.items() if v is not None])
+
+
+@command(documents_app, "delete")
+def delete_document(
+    session: Session,
+    document_ids: Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)],
+) -> None:
+    """Delete documents with their chunks."""
+    with session.api() as api:
+        for identifier in document_ids:
+            api.json("DELETE", f"/v1/documents/{quote(identifier, safe='')}")
+            session.out.note(f"deleted {identifier}")
+    if session.out.as_json:
+        session.out.document({"deleted": document_ids})
+
+
+@command(collections_app, "list")
+def list_collections(session: Session) -> None:
+    """List the collections."""
+    with session.api() as api:
+        answer = api.json("GET", "/v1/collections", repeat=True)
+    if session.out.as_json:
+        session.out.document(answer)
+        return
+    rows = [
+        (
+            c["name"],
+            _plain(c.get("document_count", "")),
+            _plain(c.get("chunk_count", "")),
+            c.get("description") or "",
+        )
+        for c in answer["data"]
+    ]
+    session.out.table(("name", "documents", "chunks", "description"), rows)
+
+
+@command(collections_app, "create")
+def create_collection(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    description: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Make a collection; one that is there already stays as it is."""
+    body = {"name": name} | ({"description": description} if description else {})
+    with session.api() as api:
+        status, answer = api.send("POST", "/v1/collections", json=body, repeat=True)
+    if session.out.as_json:
+        session.out.document(answer)
+    else:
+        session.out.text(f"{'created' if status == 201 else 'already there:'} {name}")
+
+
+@command(collections_app, "delete")
+def delete_collection(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    yes: Yes = False,
+) -> None:
+    """Delete a collection with all its documents."""
+    agreed(session, yes, f"All documents of {name} would be deleted")
+    with session.api() as api:
+        api.json("DELETE", f"/v1/collections/{quote(name, safe='')}")
+    if session.out.as_json:
+        session.out.document({"deleted": [name]})
+    else:
+        session.out.text(f"deleted {name}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={_plain(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
