@@ -175,7 +175,7 @@ class AidbConfig(Section):
     dense_exact_below: int = Field(20_000, ge=0, description="chunks; above, HNSW answers")
     hnsw_ef_search: int = Field(100, ge=10, le=1000)
     candidates: int = Field(100, ge=10, le=1000, description="hits taken from each leg")
-    bm25_k1: float = Field(1.2, ge=0, le=10, description="how soon repetition stops to count")
+    bm25_k1: float = Field(1.5, ge=0, le=10, description="how soon repetition stops to count")
     bm25_b: float = Field(0.75, ge=0, le=1, description="how much the length of a chunk counts")
     rrf_k: float = Field(60, gt=0, le=1000, description="of reciprocal rank fusion")
     dense_weight: float = Field(1.0, gt=0, le=100)
@@ -191,7 +191,7 @@ class CoordinatorConfig(Section):
     context_tokens: int = Field(900, ge=100, description="of passages in the prompt")
     answer_tokens: int = Field(256, ge=1)
     relevance_floor: float = Field(
-        0.30, ge=-1, le=1, description="best cosine below which nothing is answered"
+        0.42, ge=-1, le=1, description="best cosine below which nothing is answered"
     )
 
 

@@ -38,7 +38,14 @@ def test_nothing_undocumented_and_no_server_error(
     )
     assert schema.status_code == 200
     document = tmp_path / "openapi.json"
-    document.write_text(json.dumps(schema.json()))
+    whole = schema.json()
+    # Behind the front door some paths of a service are another's: /v1/models is the coordinator's.
+    whole["paths"] = {
+        path: operations
+        for path, operations in whole["paths"].items()
+        if (entry := load_stack().route(path)) is not None and entry.name == service
+    }
+    document.write_text(json.dumps(whole))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", str(document)),

@@ -1,0 +1,147 @@
+"""The embeddings service, for the services that store and compare vectors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aistack.clients.http import PeerClient
+from aistack.models import EmbeddingSet
+from aistack.service.errors import NotFound, Unavailable
+
+Vectors = NDArray[np.float32]
+
+#: UTF-8 bytes of the texts of one request: well under the service's body limit when escaped.
+REQUEST_BYTES = 1_048_576
+#: How far the squared length of a vector may be from 1 (float32 sums).
+UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingModel:
+    """What the service says of its model. `client_batch` is the most texts of one request."""
+
+    identity: EmbeddingSet
+    max_tokens: int
+    client_batch: int
+
+
+class EmbeddingsClient:
+    """Texts to checked vectors. A bad vector is an error here and never reaches a caller."""
+
+    def __init__(self, peer: PeerClient) -> None:
+        self._peer = peer
+        self._model: EmbeddingModel | None = None
+
+    async def describe(self) -> EmbeddingModel:
+        """Ask the service what it has loaded now. Raises Unavailable."""
+        body = await self._peer.request_json("GET", "/v1/models", retry=True)
+        try:
+            model = _model(body)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise Unavailable("embeddings describes its model in a form unknown here.") from error
+        self._model = model
+        return model
+
+    async def embedding_set(self) -> EmbeddingSet:
+        """The set that vectors of this moment belong to. Raises Unavailable."""
+        return (await self.describe()).identity
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """(n, d) float32, unit length, in the order of `texts`.
+
+        All rows belong to the set that was described last. When the service has another model by
+        now, the call ends with Unavailable and the next one asks anew. Raises Overloaded too.
+        """
+        return (await self.embed_in_set(texts))[1]
+
+    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, Vectors]:
+        """As `embed`, with the set of the rows: one request where the model is known."""
+        model = self._model or await self.describe()
+        parts = [
+            await self._request(part, model) for part in _parts(texts, model.client_batch)
+        ] or [np.empty((0, model.identity.dimension), dtype=np.float32)]
+        return model.identity, np.concatenate(parts)
+
+    async def probe(self) -> None:
+        """Raises when the service does not answer as it should."""
+        await self.describe()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._peer.aclose()
+
+    async def _request(self, texts: Sequence[str], model: EmbeddingModel) -> Vectors:
+        try:
+            body = await self._peer.request_json(
+                "POST",
+                "/v1/embeddings",
+                json={
+                    "model": model.identity.model,
+                    "input": list(texts),
+                    "encoding_format": "base64",
+                },
+                retry=True,
+            )
+        except NotFound as error:
+            raise self._changed() from error
+        try:
+            answered = str(body["aistack"]["embedding_set"])
+            rows = sorted(body["data"], key=lambda row: int(row["index"]))
+            encoded = [base64.b64decode(row["embedding"], validate=True) for row in rows]
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise Unavailable("embeddings gave an answer that cannot be read.") from error
+        if answered != model.identity.id:
+            raise self._changed()
+        return _checked(encoded, len(texts), model.identity.dimension)
+
+    def _changed(self) -> Unavailable:
+        # Forgotten, so that the next call asks what there is now.
+        self._model = None
+        return Unavailable("The embedding model has just changed; try again.")
+
+
+def _checked(encoded: Sequence[bytes], count: int, dimension: int) -> Vectors:
+    if len(encoded) != count or any(len(row) != 4 * dimension for row in encoded):
+        raise Unavailable("embeddings gave vectors of a wrong number or length.")
+    vectors = np.frombuffer(b"".join(encoded), dtype="<f4").reshape(count, dimension)
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    # Written so that a NaN, which compares false, fails as well.
+    if not bool(np.all(np.abs(squares - 1.0) <= UNIT_TOLERANCE)):
+        raise Unavailable("embeddings gave a vector that is not of unit length.")
+    return vectors.astype(np.float32, copy=False)
+
+
+def _parts(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """`texts` in requests of at most `most` texts and, but for a lone text, REQUEST_BYTES."""
+    start, size = 0, 0
+    for index, text in enumerate(texts):
+        length = len(text.encode())
+        if index > start and (index - start == most or size + length > REQUEST_BYTES):
+            yield texts[start:index]
+            start, size = index, 0
+        size += length
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _model(body: Any) -> EmbeddingModel:
+    extension = body["data"][0]["aistack"]
+    given = extension["embedding_set"]
+    identity = EmbeddingSet(
+        model=str(given["model"]),
+        revision=str(given["revision"]),
+        engine=str(given["engine"]),
+        precision=str(given["precision"]),
+        dimension=int(given["dimension"]),
+        normalized=bool(given["normalized"]),
+    )
+    if identity.id != given["id"]:
+        raise ValueError("the id does not follow from the fields")
+    return EmbeddingModel(identity, int(extension["max_tokens"]), int(extension["client_batch"]))

