@@ -41,7 +41,7 @@ up: $(VENV)/.runtime
 	@exec $(BIN)/aistack up $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -99,6 +99,39 @@ MUTATIONS = (
         "if principal is None:",
         "tests/integration/test_guarded_routes.py::test_without_the_scope_every_route_is_403",
     ),
+    Mutation(
+        "cache invalidation",
+        "the epoch in the key of a cached search",
+        "aidb/search_cache.py",
+        "{collection_id}:{epoch}:{set_id}",
+        "{collection_id}:{set_id}",
+        "tests/integration/test_search_cache.py::test_every_change_of_the_collection_is_seen_at_once",
+    ),
+    Mutation(
+        "cache invalidation",
+        "the rise of the epoch in the transaction of the change",
+        "aidb/store.py",
+        "SET epoch = epoch + 1, updated_at",
+        "SET updated_at",
+        "tests/integration/test_search_cache.py::test_every_change_of_the_collection_is_seen_at_once",
+    ),
+    Mutation(
+        "atomic chunk swap",
+        "the one transaction around the swap",
+        "aidb/swap.py",
+        'await connection.execute("DELETE FROM chunks WHERE document_id = %s", [document_id])',
+        'await connection.execute("DELETE FROM chunks WHERE document_id = %s", [document_id])\n'
+        "    await connection.commit()",
+        "tests/integration/test_ingest_durability.py::test_a_reader_sees_one_edition_or_the_other",
+    ),
+    Mutation(
+        "atomic chunk swap",
+        "the check that this version is still the wanted one",
+        "aidb/swap.py",
+        "if row is None or row[1] != version or row[2] == version:",
+        "if row is None:",
+        "tests/integration/test_ingest.py::test_an_older_version_never_overwrites_a_newer_one",
+    ),
 )
 
 

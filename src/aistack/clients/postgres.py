@@ -22,6 +22,7 @@ class Postgres:
 
     def __init__(self, config: PostgresConfig) -> None:
         self.conninfo = config.conninfo()
+        self._timeout = config.timeout_seconds
         milliseconds = int(config.timeout_seconds * 1000)
         self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self.conninfo,
@@ -60,10 +61,25 @@ class Postgres:
     async def connection(
         self, operation: str, *, timeout: float | None = None
     ) -> AsyncIterator[Connection]:
-        """A connection in a transaction, committed at the end, rolled back on an error."""
+        """A connection in a transaction, committed at the end, rolled back on an error.
+
+        `timeout` (seconds) is of the whole; where it is longer than the configured one it holds
+        for the statements too.
+        """
         async with (
             self.dependency.guard(operation, timeout=timeout),
             self.pool.connection() as connection,
+        ):
+            if timeout is not None and timeout > self._timeout:
+                await connection.execute(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
+            yield connection
+
+    @asynccontextmanager
+    async def unpooled(self, operation: str) -> AsyncIterator[Connection]:
+        """A connection of its own, without pgvector's types: a database may have no schema yet."""
+        async with (
+            self.dependency.guard(operation),
+            await AsyncConnection.connect(self.conninfo) as connection,
         ):
             yield connection
 

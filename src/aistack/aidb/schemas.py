@@ -1,0 +1,201 @@
+"""The wire of aidb: what requests may say (nothing unknown) and what answers look like."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from aistack.aidb import documents, store
+from aistack.service.errors import BadRequest, Unprocessable
+
+Name = Annotated[str, Field(min_length=1, max_length=128, examples=["default"])]
+MetadataValue = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr]
+
+
+class Request(BaseModel):
+    """A body; what it does not know is a mistake of the caller's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CollectionCreate(Request):
+    """A new collection. Making one that exists already changes nothing."""
+
+    name: Name
+    description: str = Field("", max_length=2000)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    def checked_settings(self) -> dict[str, Any]:
+        """Settings that PostgreSQL can keep. Raises Unprocessable."""
+        text = orjson.dumps(self.settings, option=orjson.OPT_NON_STR_KEYS)
+        if len(text) > documents.METADATA_BYTES:
+            raise Unprocessable(f"settings are larger than {documents.METADATA_BYTES} bytes.")
+        if b"\\u0000" in text:
+            raise Unprocessable("settings hold a NUL character: remove it.")
+        return self.settings
+
+
+class DocumentCreate(Request):
+    """A document as JSON: `text`, or `content_base64` for what is not text."""
+
+    collection: Name = documents.DEFAULT_COLLECTION
+    source: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2048,
+        description="its name; without it the content is its name",
+    )
+    title: str | None = Field(None, max_length=documents.TITLE_CHARACTERS)
+    content_type: str | None = Field(None, max_length=200, examples=["text/markdown"])
+    text: str | None = Field(None, examples=["# Install\n\nRun the two commands."])
+    content_base64: str | None = None
+    metadata: dict[str, MetadataValue] = Field(default_factory=dict)
+
+    def content(self) -> bytes:
+        """The bytes of the document. Raises BadRequest."""
+        if (self.text is None) == (self.content_base64 is None):
+            raise BadRequest("Send either `text` or `content_base64`.")
+        if self.text is not None:
+            try:
+                return self.text.encode()
+            except UnicodeEncodeError as error:
+                raise BadRequest("text is not valid Unicode: mend it.") from error
+        try:
+            return base64.b64decode((self.content_base64 or "").encode(), validate=True)
+        except (binascii.Error, UnicodeEncodeError) as error:
+            raise BadRequest("content_base64 is not valid base64.") from error
+
+
+class CollectionOut(BaseModel):
+    """A collection. `epoch` grows with every change that a search can see."""
+
+    name: str
+    description: str
+    settings: dict[str, Any]
+    epoch: int
+    document_count: int
+    chunk_count: int
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, collection: documents.Collection) -> CollectionOut:
+        """From the domain."""
+        return cls(
+            name=collection.name,
+            description=collection.description,
+            settings=dict(collection.settings),
+            epoch=collection.epoch,
+            document_count=collection.document_count,
+            chunk_count=collection.chunk_count,
+            created_by=collection.key_id,
+            created_at=collection.created_at,
+            updated_at=collection.updated_at,
+        )
+
+
+class CollectionList(BaseModel):
+    """All collections."""
+
+    data: list[CollectionOut]
+
+
+class JobOut(BaseModel):
+    """The job that works on the document now."""
+
+    id: int
+    state: str
+    attempts: int
+
+
+class DocumentOut(BaseModel):
+    """A document. `chunk_count` is of the version that is searchable now.
+
+    `error` says why it failed, or what it is waiting for; `job` is null when there is none.
+    """
+
+    id: UUID
+    collection: str
+    source: str
+    title: str
+    state: Literal["pending", "processing", "ready", "failed"]
+    content_type: str
+    sha256: str
+    bytes: int
+    metadata: dict[str, MetadataValue]
+    created_at: datetime
+    updated_at: datetime
+    created_by: str
+    version: int
+    searchable_version: int | None
+    chunk_count: int
+    error: str | None
+    job: JobOut | None
+
+    @classmethod
+    def of(cls, document: documents.Document) -> DocumentOut:
+        """From the domain."""
+        job = document.job
+        return cls(
+            id=document.id,
+            collection=document.collection,
+            source=document.source,
+            title=document.title,
+            state=document.state,
+            content_type=document.content_type,
+            sha256=document.sha256,
+            bytes=document.byte_size,
+            metadata=dict(document.metadata),
+            created_at=document.created_at,
+            updated_at=document.updated_at,
+            created_by=document.key_id,
+            version=document.version,
+            searchable_version=document.ready_version,
+            chunk_count=document.chunk_count,
+            error=document.error,
+            job=None if job is None else JobOut(id=job.id, state=job.state, attempts=job.attempts),
+        )
+
+
+class DocumentList(BaseModel):
+    """A page, newest first; `next_cursor` is null on the last one."""
+
+    data: list[DocumentOut]
+    next_cursor: str | None
+
+
+class DocumentText(BaseModel):
+    """The parsed text; `char_start` and `char_end` of a hit are places in it."""
+
+    text: str
+
+
+def encode_cursor(cursor: store.Cursor | None) -> str | None:
+    """Opaque to callers."""
+    if cursor is None:
+        return None
+    text = f"{cursor.created_at.isoformat()}|{cursor.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str | None) -> store.Cursor | None:
+    """Raises BadRequest for anything that `encode_cursor` did not make."""
+    if text is None:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
+        moment, _, identifier = raw.partition("|")
+        created_at = datetime.fromisoformat(moment)
+        cursor = store.Cursor(created_at, UUID(identifier))
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest("cursor is not one that this API gave.") from error
+    if created_at.tzinfo is None:
+        raise BadRequest("cursor is not one that this API gave.")
+    return cursor

@@ -1,0 +1,349 @@
+"""Ingestion against a real PostgreSQL, with an encoder whose behaviour the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg.conninfo import conninfo_to_dict
+
+from aistack.aidb import jobs, parsing, store
+from aistack.aidb.chunking import Chunker
+from aistack.aidb.documents import Document, checked_upload
+from aistack.aidb.ingest import Ingestion, Vectors
+from aistack.aidb.jobs import INTERRUPTIONS, Queue, Worker
+from aistack.clients.postgres import Postgres
+from aistack.config import PostgresConfig
+from aistack.models import EmbeddingSet, ModelFiles
+from aistack.service.errors import StartError, Unavailable
+from fix_aidb import check_statistics
+
+IDENTITY = EmbeddingSet("hash", "1", "test", "fp32", 8, normalized=True)
+
+
+class HashEncoder:
+    """Unit vectors made from the hash of the text; `identity` and `failure` are the test's."""
+
+    def __init__(self) -> None:
+        self.identity = IDENTITY
+        self.failure: Exception | None = None
+        self.texts = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def embedding_set(self) -> EmbeddingSet:
+        return self.identity
+
+    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, NDArray[np.float32]]:
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.texts += len(texts)
+        rows = []
+        for text in texts:
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+            row = np.random.default_rng(seed).standard_normal(self.identity.dimension)
+            rows.append((row / np.linalg.norm(row)).astype(np.float32))
+        return self.identity, np.stack(rows)
+
+
+class Bench:
+    """The parts of ingestion on one database, without HTTP."""
+
+    def __init__(self, dsn: str, model: ModelFiles) -> None:
+        self.dsn = dsn
+        where = conninfo_to_dict(dsn)
+        self.postgres = Postgres(
+            PostgresConfig(
+                host=str(where["host"]), user="postgres", database=str(where["dbname"]), pool_max=6
+            )
+        )
+        self.encoder = HashEncoder()
+        self.vectors = Vectors(self.postgres, self.encoder, dimension=8)
+        self.queue = Queue(self.postgres)
+        self.ingestion = Ingestion(
+            self.postgres, self.vectors, Chunker(model.tokenizer, 64, 8).chunk
+        )
+        self.worker = Worker(self.queue, concurrency=2, drain_seconds=5)
+        self.working = False
+
+    async def upload(self, text: str, source: str = "s", **members: Any) -> Document:
+        upload = checked_upload(
+            **{
+                "collection": "default",
+                "source": source,
+                "title": None,
+                "content_type": "text/plain",
+                "content": text.encode(),
+                "metadata": {},
+                "key_id": "k",
+                "limit": 1_000_000,
+                **members,
+            }
+        )
+        async with self.postgres.connection("test") as connection:
+            return (await store.accept(connection, self.queue, upload)).document
+
+    async def document(self, document_id: UUID) -> Document:
+        async with self.postgres.connection("test") as connection:
+            return await store.get_document(connection, document_id)
+
+    async def sweep(self) -> tuple[int, int, int]:
+        async with self.postgres.connection("test") as connection:
+            return await jobs.sweep(connection, self.queue)
+
+    def work(self) -> None:
+        self.worker.start()
+        self.working = True
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+        async with asyncio.timeout(seconds):
+            while not holds():  # noqa: ASYNC110 - what is waited for is in another process
+                await asyncio.sleep(0.02)
+
+    async def finished(self, document_id: UUID) -> Document:
+        query = "SELECT 1 FROM documents WHERE id = %s AND state IN ('ready', 'failed')"
+        await self.until(lambda: bool(self.rows(query, document_id)))
+        return await self.document(document_id)
+
+
+@pytest.fixture
+async def bench(database: str, model_files: ModelFiles) -> AsyncIterator[Bench]:
+    made = Bench(database, model_files)
+    await made.postgres.open()
+    await made.queue.open()
+    await made.vectors.refresh()
+    made.queue.handle(made.ingestion.run)
+    yield made
+    if made.working:
+        await made.worker.stop()
+    await made.postgres.aclose()
+
+
+async def test_a_job_run_twice_changes_nothing_the_second_time(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    await bench.ingestion.run(document.id, 1)
+    before = bench.rows("SELECT id FROM chunks")
+    await bench.ingestion.run(document.id, 1)
+    assert bench.rows("SELECT id FROM chunks") == before
+    assert bench.encoder.texts == 1
+    assert bench.rows("SELECT epoch FROM collections") == [(1,)]
+
+
+async def test_the_largest_document_takes_longer_than_a_statement_may(
+    bench: Bench, model_files: ModelFiles
+) -> None:
+    # The configured limit is cut instead of the document being made enormous.
+    postgres = Postgres(
+        PostgresConfig(
+            host=str(conninfo_to_dict(bench.dsn)["host"]),
+            user="postgres",
+            database=str(conninfo_to_dict(bench.dsn)["dbname"]),
+            timeout_seconds=0.5,
+        )
+    )
+    await postgres.open()
+    vectors = Vectors(postgres, bench.encoder, dimension=8)
+    ingestion = Ingestion(postgres, vectors, Chunker(model_files.tokenizer, 64, 8).chunk)
+    text = "\n\n".join(f"Paragraph {n} on lake{n % 700} and hill{n}. " * 4 for n in range(4000))
+    document = await bench.upload(text)
+    await ingestion.run(document.id, 1)
+    await postgres.aclose()
+    ready = await bench.document(document.id)
+    assert (ready.state, ready.chunk_count > 2000) == ("ready", True)
+    check_statistics(bench.rows)
+
+
+async def test_two_jobs_of_one_version_at_once_write_it_once(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.encoder.gate.clear()
+    both = [asyncio.create_task(bench.ingestion.run(document.id, 1)) for _ in range(2)]
+    await asyncio.sleep(0)
+    bench.encoder.gate.set()
+    await asyncio.gather(*both)
+    assert bench.rows("SELECT count(*) FROM chunks") == [(1,)]
+    assert bench.rows("SELECT epoch FROM collections") == [(1,)]
+    check_statistics(bench.rows)
+
+
+async def test_an_older_version_never_overwrites_a_newer_one(bench: Bench) -> None:
+    document = await bench.upload("The first edition.")
+    bench.encoder.gate.clear()
+    first = asyncio.create_task(bench.ingestion.run(document.id, 1))
+    await bench.until(lambda: bool(bench.rows("SELECT 1 FROM documents WHERE state='processing'")))
+    await bench.upload("The second edition.")
+    bench.encoder.gate.set()
+    await first
+    assert bench.rows("SELECT count(*) FROM chunks") == [(0,)]
+    await bench.ingestion.run(document.id, 2)
+    assert bench.rows("SELECT text FROM chunks") == [("The second edition.",)]
+
+
+async def test_many_documents_at_once_keep_the_statistics_right(bench: Bench) -> None:
+    documents = [
+        await bench.upload(f"Lake {n % 5}, hill {n % 3} and word{n}.", f"s{n}") for n in range(20)
+    ]
+    await asyncio.gather(*(bench.ingestion.run(document.id, 1) for document in documents))
+
+    async def delete(document: Document) -> None:
+        async with bench.postgres.connection("test") as connection:
+            await store.delete_document(connection, document.id)
+
+    changed = [await bench.upload(f"Another text {n}.", f"s{n}") for n in range(6)]
+    await asyncio.gather(
+        *(bench.ingestion.run(document.id, 2) for document in changed),
+        *(delete(document) for document in documents[10:]),
+    )
+    assert bench.rows("SELECT count(*) FROM chunks") == [(10,)]
+    check_statistics(bench.rows)
+
+
+async def test_a_dependency_that_is_away_leaves_no_vector_and_a_sentence(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.encoder.failure = Unavailable("embeddings is not available right now.")
+    with pytest.raises(Unavailable):
+        await bench.ingestion.run(document.id, 1)
+    waiting = await bench.document(document.id)
+    assert waiting.state == "pending"
+    assert waiting.error == "embeddings is not available right now. It will be tried again."
+    assert bench.rows("SELECT count(*) FROM chunks") == [(0,)]
+    assert bench.rows("SELECT count(*) FROM vectors_1") == [(0,)]
+
+
+async def test_the_queue_tries_again_until_the_dependency_is_back(bench: Bench) -> None:
+    bench.encoder.failure = Unavailable("embeddings is not available right now.")
+    bench.work()
+    document = await bench.upload("A lake.")
+    await bench.until(
+        lambda: bool(bench.rows("SELECT 1 FROM procrastinate_jobs WHERE attempts >= 2"))
+    )
+    bench.encoder.failure = None
+    assert (await bench.finished(document.id)).state == "ready"
+    await bench.until(lambda: bench.rows("SELECT 1 FROM procrastinate_jobs") == [])
+
+
+async def test_a_fault_of_ours_ends_in_failed_and_says_where_to_look(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_content: bytes, _kind: str) -> parsing.ParsedDocument:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr(parsing, "parse", broken)
+    monkeypatch.setattr(jobs, "LONGEST_WAIT", 0.01)
+    bench.work()
+    document = await bench.upload("A lake.")
+    await bench.until(
+        lambda: bool(bench.rows("SELECT 1 FROM procrastinate_jobs WHERE status = 'failed'"))
+    )
+    assert await bench.sweep() == (0, 0, 1)
+    failed = await bench.document(document.id)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert "secret" not in failed.error
+    assert "job" in failed.error
+    assert bench.rows("SELECT 1 FROM procrastinate_jobs") == []
+
+
+async def test_a_document_without_a_job_is_given_one(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.rows("DELETE FROM procrastinate_jobs")
+    assert await bench.sweep() == (0, 1, 0)
+    assert await bench.sweep() == (0, 0, 0)
+    bench.work()
+    assert (await bench.finished(document.id)).state == "ready"
+
+
+async def test_a_job_of_a_dead_worker_is_taken_back(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.rows("SELECT procrastinate_fetch_job_v2(NULL, (procrastinate_register_worker_v1()))")
+    assert await bench.sweep() == (0, 0, 0)
+    bench.rows("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
+    assert await bench.sweep() == (1, 0, 0)
+    bench.work()
+    assert (await bench.finished(document.id)).state == "ready"
+
+
+async def test_a_document_that_kills_the_service_again_and_again_is_given_up(
+    bench: Bench,
+) -> None:
+    document = await bench.upload("A lake.")
+    for _ in range(INTERRUPTIONS):
+        bench.rows("SELECT procrastinate_fetch_job_v2(NULL, (procrastinate_register_worker_v1()))")
+        bench.rows("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
+        await bench.sweep()
+    failed = await bench.document(document.id)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert "again and again" in failed.error
+    assert bench.rows("SELECT 1 FROM procrastinate_jobs") == []
+
+
+async def test_a_new_model_is_filled_beside_the_old_one_and_then_takes_over(bench: Bench) -> None:
+    documents = [await bench.upload(f"Lake number {n}.", f"s{n}") for n in range(3)]
+    for document in documents:
+        await bench.ingestion.run(document.id, 1)
+    bench.encoder.identity = replace(IDENTITY, revision="2")
+    table = await bench.vectors.refresh()
+    assert not table.active
+    active = "SELECT revision FROM embedding_sets WHERE state = 'active'"
+    assert bench.rows(active) == [("1",)]
+    later = await bench.upload("A document of the time between.", "later")
+    await bench.ingestion.run(later.id, 1)
+    epoch = bench.rows("SELECT epoch FROM collections")[0][0]
+    while await bench.ingestion.fill():
+        pass
+    assert bench.rows(active) == [("2",)]
+    assert bench.rows("SELECT count(*) FROM vectors_2") == [(4,)]
+    assert bench.rows("SELECT epoch FROM collections") == [(epoch + 1,)]
+    assert bench.vectors.current is not None
+    assert bench.vectors.current.active
+
+
+async def test_a_swap_into_a_set_that_was_retired_meanwhile_is_refused(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.encoder.gate.clear()
+    first = asyncio.create_task(bench.ingestion.run(document.id, 1))
+    await bench.until(lambda: bool(bench.rows("SELECT 1 FROM documents WHERE state='processing'")))
+    bench.rows("UPDATE embedding_sets SET state = 'retired'")
+    bench.encoder.gate.set()
+    with pytest.raises(Unavailable, match="just changed"):
+        await first
+    assert bench.rows("SELECT count(*) FROM chunks") == [(0,)]
+
+
+async def test_a_model_of_another_dimension_is_refused_by_name(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.encoder.identity = replace(IDENTITY, dimension=16)
+    with pytest.raises(StartError, match=r"aidb\.dimension is 8.*with 16"):
+        await bench.vectors.refresh()
+    with pytest.raises(Unavailable, match="another dimension"):
+        await bench.ingestion.run(document.id, 1)
+    assert bench.rows("SELECT count(*) FROM embedding_sets") == [(1,)]
+
+
+async def test_a_refused_upload_leaves_no_row(bench: Bench) -> None:
+    # The job cannot be queued: the document must not be kept either.
+    bench.rows("ALTER TABLE procrastinate_jobs RENAME TO away")
+    with pytest.raises(psycopg.Error):
+        await bench.upload("A lake.")
+    assert bench.rows("SELECT count(*) FROM documents") == [(0,)]
+    assert bench.rows("SELECT count(*) FROM collections") == [(0,)]
+
+
+async def test_the_worker_beats_while_idle(bench: Bench) -> None:
+    bench.work()
+    first = bench.worker.beats()
+    await bench.until(lambda: bench.worker.beats() >= first + 2, 10)
