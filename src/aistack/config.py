@@ -262,10 +262,8 @@ def read_table(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}): give a readable file with --config"
         ) from error
     try:
-        if path.suffix == ".toml":
-            data = tomllib.loads(raw.decode("utf-8"))
-        else:
-            data = orjson.loads(raw)
+        toml = path.suffix == ".toml"
+        data = tomllib.loads(raw.decode("utf-8")) if toml else orjson.loads(raw)
     except (ValueError, UnicodeDecodeError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise StartError(f"{path}: not valid {kind} ({error}): mend the file") from error

@@ -1,4 +1,4 @@
-"""Documentation is tested: the reference is the code's, what is named exists, links lead somewhere."""
+"""Documentation is tested: the reference is the code's, names exist, links lead somewhere."""
 
 from __future__ import annotations
 

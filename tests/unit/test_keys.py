@@ -137,9 +137,9 @@ def test_store_that_goes_away_refuses_everybody_until_it_is_back(paths: KeyPaths
 
 
 def test_no_store_or_pepper_no_start(paths: KeyPaths, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="auth.keys_file"):
+    with pytest.raises(StartError, match=r"auth\.keys_file"):
         KeyStore(tmp_path / "none.json", paths.pepper_file)
-    with pytest.raises(StartError, match="auth.pepper_file"):
+    with pytest.raises(StartError, match=r"auth\.pepper_file"):
         KeyStore(paths.keys_file, tmp_path / "none")
     short = tmp_path / "short"
     short.write_bytes(b"abc")

@@ -20,11 +20,11 @@ _SIGNS: tuple[tuple[type[Any], str, str], ...] = (
 
 _HEAD = f"""# Configuration
 
-One typed schema for every service. `aistack up --config FILE` lays your file (TOML or JSON) over what the
-supervisor computes; `aistack serve SERVICE --config FILE` takes the whole. Variables named
-`{ENV_PREFIX}SECTION__KEY` win over the file. An unknown key, a wrong type or a value out of bounds ends the
-start with one line that names the key, the file and the fix; `aistack config check FILE` says so beforehand.
-Secrets are never values here, only paths of files.
+One typed schema for every service. `aistack up --config FILE` lays your file (TOML or JSON) over
+what the supervisor computes; `aistack serve SERVICE --config FILE` takes the whole. Variables named
+`{ENV_PREFIX}SECTION__KEY` win over the file. An unknown key, a wrong type or a value out of bounds
+ends the start with one line that names the key, the file and the fix; `aistack config check FILE`
+says so beforehand. Secrets are never values here, only paths of files.
 
 ```toml
 [coordinator]
