@@ -41,7 +41,7 @@ def create(_config: Config) -> kit.Service:
     @router.get("/embed/slow", **kit.scope("embed"))
     async def slow() -> dict[str, bool]:
         entered.set()
-        while not RELEASE.exists():  # noqa: ASYNC110 - it is made by another process
+        while not RELEASE.exists():
             await asyncio.sleep(0.01)
         return {"done": True}
 

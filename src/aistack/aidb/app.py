@@ -77,7 +77,6 @@ def create(config: Config) -> Service:
                 connection,
                 name,
                 description=body.description,
-                settings=body.checked_settings(),
                 key=caller(request),
             )
         response.status_code = 201 if made else 200

@@ -60,7 +60,6 @@ class Collection:
     id: int
     name: str
     description: str
-    settings: Mapping[str, object]
     epoch: int
     document_count: int
     chunk_count: int

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from aistack.aidb import documents, store
-from aistack.service.errors import BadRequest, Unprocessable
+from aistack.service.errors import BadRequest
 
 Name = Annotated[str, Field(min_length=1, max_length=128, examples=["default"])]
 MetadataValue = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr]
@@ -29,16 +28,6 @@ class CollectionCreate(Request):
 
     name: Name
     description: str = Field("", max_length=2000)
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    def checked_settings(self) -> dict[str, Any]:
-        """Settings that PostgreSQL can keep. Raises Unprocessable."""
-        text = orjson.dumps(self.settings, option=orjson.OPT_NON_STR_KEYS)
-        if len(text) > documents.METADATA_BYTES:
-            raise Unprocessable(f"settings are larger than {documents.METADATA_BYTES} bytes.")
-        if b"\\u0000" in text:
-            raise Unprocessable("settings hold a NUL character: remove it.")
-        return self.settings
 
 
 class DocumentCreate(Request):
@@ -77,7 +66,6 @@ class CollectionOut(BaseModel):
 
     name: str
     description: str
-    settings: dict[str, Any]
     epoch: int
     document_count: int
     chunk_count: int
@@ -91,7 +79,6 @@ class CollectionOut(BaseModel):
         return cls(
             name=collection.name,
             description=collection.description,
-            settings=dict(collection.settings),
             epoch=collection.epoch,
             document_count=collection.document_count,
             chunk_count=collection.chunk_count,

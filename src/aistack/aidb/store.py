@@ -34,7 +34,7 @@ _DOCUMENT = """
       LEFT JOIN procrastinate_jobs j ON j.id = d.job_id
 """
 _COLLECTION = """
-    SELECT c.id, c.name, c.description, c.settings, c.epoch,
+    SELECT c.id, c.name, c.description, c.epoch,
            (SELECT count(*) FROM documents d WHERE d.collection_id = c.id),
            c.chunk_count, c.key_id, c.created_at, c.updated_at
       FROM collections c
@@ -63,13 +63,13 @@ class Accepted:
 
 
 async def ensure_collection(
-    connection: Connection, name: str, *, description: str = "", settings: dict[str, Any], key: str
+    connection: Connection, name: str, *, description: str = "", key: str
 ) -> tuple[Collection, bool]:
     """The collection of that name and whether it was made now; one that exists is left as it is."""
     cursor = await connection.execute(
-        "INSERT INTO collections (name, description, settings, key_id) VALUES (%s, %s, %s, %s)"
+        "INSERT INTO collections (name, description, key_id) VALUES (%s, %s, %s)"
         " ON CONFLICT (name) DO NOTHING RETURNING id",
-        [name, description, Jsonb(settings), key],
+        [name, description, key],
     )
     made = await cursor.fetchone() is not None
     return await get_collection(connection, name), made
@@ -319,9 +319,7 @@ async def _collection_id(connection: Connection, upload: Upload) -> int:
     if row is None:
         if upload.collection != DEFAULT_COLLECTION:
             raise _no_collection(upload.collection)
-        made, _ = await ensure_collection(
-            connection, upload.collection, settings={}, key=upload.key_id
-        )
+        made, _ = await ensure_collection(connection, upload.collection, key=upload.key_id)
         return made.id
     return int(row[0])
 

@@ -2,9 +2,9 @@
 
 The tables, and what each is for (arrows are foreign keys):
 
-    collections        name, settings, epoch (+1 in every change a search could see), and what BM25
-                       needs of the whole: chunk_count and total_length (sum of chunks.term_count;
-                       average length = total_length / chunk_count)
+    collections        name, settings (read by nobody yet), epoch (+1 in every change a search
+                       could see), and what BM25 needs of the whole: chunk_count and total_length
+                       (sum of chunks.term_count; average length = total_length / chunk_count)
     documents          -> collections. One row per (collection_id, source). `version` counts the
                        uploads of changed bytes; `ready_version` is the one whose chunks are
                        searchable (NULL: none yet). state pending|processing|ready|failed.
