@@ -52,6 +52,7 @@ class PeerClient:
         timeout: float = 30.0,
         attempts: int = 3,
         concurrency: int = 64,
+        keepalive: bool = True,
         dependency: Dependency | None = None,
     ) -> None:
         self.name = name
@@ -62,7 +63,9 @@ class PeerClient:
             attempts=attempts,
             concurrency=concurrency,
         )
-        limits = httpx.Limits(max_connections=concurrency + 4, max_keepalive_connections=16)
+        limits = httpx.Limits(
+            max_connections=concurrency + 4, max_keepalive_connections=16 if keepalive else 0
+        )
         transport, base = _transport(address, limits)
         self._client = httpx.AsyncClient(
             transport=transport,

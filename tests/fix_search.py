@@ -1,0 +1,120 @@
+"""A real PostgreSQL, Valkey and model under a searcher in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from bench.corpus import Corpus, LocalEncoder, Source, open_corpus
+
+from aistack.aidb import filters
+from aistack.aidb.search import Searcher, search_settings
+from aistack.aidb.search_cache import SearchCache
+from aistack.aidb.search_model import Hit, SearchRequest, SearchResult
+from aistack.clients.redis import Redis
+from aistack.config import AidbConfig, PostgresConfig, RedisConfig
+from aistack.models import ModelFiles
+from fix_embeddings import ValkeyProcess
+from fix_postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def local_encoder(model_files: ModelFiles, graph_state: Path) -> LocalEncoder:
+    """The packaged model, in this process."""
+    return LocalEncoder(threads=1, state=graph_state)
+
+
+@dataclass(slots=True)
+class Bench:
+    """A corpus and what searches it."""
+
+    corpus: Corpus
+    encoder: LocalEncoder
+    redis: Redis
+    dsn: str
+
+    def searcher(self, **settings: Any) -> Searcher:
+        """A searcher with its own configuration, over the common cache."""
+        config = AidbConfig(**settings)
+        cache = SearchCache(
+            self.redis, seconds=config.cache_seconds, settings=search_settings(config)
+        )
+        return Searcher(self.corpus.postgres, self.encoder, cache, config)
+
+    async def search(self, query: str, **members: Any) -> SearchResult:
+        """One search; `filters` as on the wire, `settings` of the searcher."""
+        settings = members.pop("settings", {})
+        raw = members.pop("filters", None)
+        collection = members.pop("collection", "default")
+        request = SearchRequest(query, collection, filters=filters.parse(raw), **members)
+        return await self.searcher(**settings).search(request)
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What the database itself says."""
+        with psycopg.connect(self.dsn) as connection:
+            return connection.execute(query.encode(), values).fetchall()
+
+
+def sources(result: SearchResult) -> list[str]:
+    """Where the hits are from, best first."""
+    return [hit.source for hit in result.hits]
+
+
+def named(result: SearchResult, source: str) -> Hit:
+    """The first hit from `source`."""
+    return next(hit for hit in result.hits if hit.source == source)
+
+
+@asynccontextmanager
+async def open_bench(
+    server: PostgresServer, name: str, encoder: LocalEncoder, url: str
+) -> AsyncIterator[Bench]:
+    """Over the database `name`."""
+    database = PostgresConfig(host=str(server.directory), user="postgres", database=name)
+    redis = Redis(RedisConfig(url=url))
+    async with open_corpus(database, encoder, AidbConfig()) as corpus:
+        try:
+            yield Bench(corpus, encoder, redis, server.dsn(name))
+        finally:
+            await redis.aclose()
+
+
+@pytest.fixture
+async def bench(
+    postgres_server: PostgresServer,
+    migrated_template: str,
+    local_encoder: LocalEncoder,
+    valkey: ValkeyProcess,
+) -> AsyncIterator[Bench]:
+    """An empty database with a searcher, for one test."""
+    name = await asyncio.to_thread(postgres_server.create, migrated_template)
+    async with open_bench(postgres_server, name, local_encoder, valkey.url) as made:
+        yield made
+    await asyncio.to_thread(postgres_server.drop, name)
+
+
+LAKES = [
+    Source(
+        "tarn.md",
+        "# Tarns\n\nA tarn is a small lake in the mountains.\n",
+        "text/markdown",
+        metadata={"year": 2020, "tags": ["water", "hills"], "open": True, "author": "Ann"},
+    ),
+    Source(
+        "fell.txt", "A fell is a high and barren hill.", metadata={"year": 2024, "tags": ["hills"]}
+    ),
+    Source(
+        "nginx.md",
+        "# Web\n\nSet `services.nginx.enable` to true to serve pages with nginx.\n",
+        "text/markdown",
+        title="Web server",
+        metadata={"year": 2024.5, "author": "Bob"},
+    ),
+    Source("keys.txt", "Access keys are rotated every ninety days.", metadata={"year": "old"}),
+]

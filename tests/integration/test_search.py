@@ -1,0 +1,237 @@
+"""Search over real PostgreSQL and the real model: legs, fusion, filters, pages, limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from bench.corpus import Source
+
+from aistack.aidb.analysis import analyze
+from aistack.aidb.bm25 import Bm25, idf, weight
+from aistack.aidb.search_model import SearchRequest
+from aistack.service.errors import NotFound, StackError, Unavailable, Unprocessable
+from fix_search import LAKES, Bench, named, sources
+
+
+async def test_each_leg_finds_what_it_is_for(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    dense = await bench.search("how often must passwords be changed?", mode="dense")
+    assert sources(dense)[0] == "keys.txt"
+    assert dense.hits[0].legs["lexical"] is None
+    assert dense.hits[0].score == pytest.approx(dense.hits[0].legs["dense"].score)  # type: ignore[union-attr]
+    for query in ("services.nginx.enable", "NGINX", "enable"):
+        lexical = await bench.search(query, mode="lexical")
+        assert sources(lexical)[0] == "nginx.md", query
+    nothing = await bench.search("zzzz", mode="lexical")
+    assert (nothing.hits, nothing.total, nothing.next_offset) == ((), 0, None)
+    both = await bench.search("small lake in the mountains")
+    first = both.hits[0]
+    assert first.source == "tarn.md"
+    assert first.score == 1.0
+    assert [leg and leg.rank for leg in first.legs.values()] == [1, 1]
+    assert both.total == 4
+
+
+async def test_a_hit_says_where_it_is_from(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    hit = named(await bench.search("serve pages"), "nginx.md")
+    text = bench.rows("SELECT text FROM document_texts WHERE document_id = %s", hit.document_id)
+    assert text[0][0][hit.char_start : hit.char_end] == hit.text
+    assert (hit.title, hit.content_type) == ("Web server", "text/markdown")
+    assert (hit.line_start, hit.page_start) == (1, None)
+    assert hit.metadata == {"year": 2024.5, "author": "Bob"}
+    assert tuple(hit.heading_path) == ("Web",)
+    untitled = named(await bench.search("barren hill"), "fell.txt")
+    assert untitled.title == "fell.txt"
+
+
+async def test_the_cosine_is_that_of_the_vectors_and_bm25_that_of_the_formula(
+    bench: Bench,
+) -> None:
+    await bench.corpus.add(LAKES)
+    query = "the high hill in the mountains"
+    result = await bench.search(query)
+    vector = bench.encoder.encode([query])[0]
+    rows = bench.rows("SELECT id, embed_prefix || text, terms, term_frequencies FROM chunks")
+    lengths = [sum(row[3]) for row in rows]
+    average = sum(lengths) / len(rows)
+    for hit in result.hits:
+        row = next(row for row in rows if row[0] == hit.chunk_id)
+        cosine = float(np.dot(vector, bench.encoder.encode([row[1]])[0]))
+        dense, lexical = hit.legs["dense"], hit.legs["lexical"]
+        assert dense is not None
+        assert dense.score == pytest.approx(cosine, abs=1e-4)
+        held = dict(zip(row[2], row[3], strict=True))
+        expected = sum(
+            idf(len(rows), sum(term in other[2] for other in rows))
+            * weight(held[term], sum(row[3]), average, Bm25())
+            for term in analyze(query)
+            if term in held
+        )
+        assert (lexical.score if lexical else 0.0) == pytest.approx(expected, abs=2e-6)
+
+
+FILTERS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"year": {"eq": 2020}}, {"tarn.md"}),
+    ({"year": {"eq": "2020"}}, set()),
+    ({"year": {"gte": 2024}}, {"fell.txt", "nginx.md"}),
+    ({"year": {"gt": 2024, "lt": 2025}}, {"nginx.md"}),
+    ({"year": {"lte": "older"}}, {"keys.txt"}),
+    ({"tags": {"eq": "hills"}}, {"tarn.md", "fell.txt"}),
+    ({"tags": {"in": ["water", "none"]}}, {"tarn.md"}),
+    ({"open": {"eq": True}}, {"tarn.md"}),
+    ({"open": {"eq": 1}}, set()),
+    ({"author": {"exists": True}}, {"tarn.md", "nginx.md"}),
+    ({"author": {"exists": False}}, {"fell.txt", "keys.txt"}),
+    ({"author": {"eq": "Ann"}, "year": {"lt": 2021}}, {"tarn.md"}),
+    ({"absent": {"eq": "x"}}, set()),
+    ({'o\'dd "key" $ %s {}': {"eq": "x"}}, set()),
+    ({"source": {"in": ["fell.txt", "keys.txt"]}}, {"fell.txt", "keys.txt"}),
+    ({"source": {"gte": "keys", "lt": "o"}}, {"keys.txt", "nginx.md"}),
+    ({"title": {"eq": "Web server"}}, {"nginx.md"}),
+    ({"title": {"eq": "Tarns"}}, {"tarn.md"}),
+    ({"content_type": {"eq": "text/markdown"}}, {"tarn.md", "nginx.md"}),
+    ({"content_type": {"exists": False}}, set()),
+]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_filters_hold_in_every_mode(bench: Bench, exact: bool) -> None:
+    ids = await bench.corpus.add(LAKES)
+    settings = {"dense_exact_below": 20_000 if exact else 0}
+    query = "small lake hill keys nginx"
+    for raw, expected in FILTERS:
+        for mode in ("hybrid", "dense", "lexical"):
+            result = await bench.search(query, filters=raw, mode=mode, settings=settings)
+            assert set(sources(result)) == expected, (raw, mode)
+    one = await bench.search(query, filters={"document_id": {"eq": str(ids[1])}})
+    assert sources(one) == ["fell.txt"]
+
+
+async def test_filters_hold_before_the_cut(bench: Bench) -> None:
+    await bench.corpus.add(
+        Source(f"{n}.txt", f"A lake and a hill and a mountain, number {n}.", metadata={"n": n})
+        for n in range(60)
+    )
+    for exact in (20_000, 0):
+        for mode in ("dense", "lexical", "hybrid"):
+            found = await bench.search(
+                "lake hill mountain",
+                mode=mode,
+                filters={"n": {"gte": 48}},
+                limit=100,
+                settings={"candidates": 10, "dense_exact_below": exact},
+            )
+            assert len(found.hits) >= 10, (exact, mode)
+            assert all(hit.metadata["n"] >= 48 for hit in found.hits)
+
+
+async def test_pages_are_stable_and_complete(bench: Bench) -> None:
+    # Many equal scores: only the tie-break decides.
+    await bench.corpus.add(
+        Source(f"{n}.txt", "The same words about a lake." + " And more." * (n % 3), metadata={})
+        for n in range(30)
+    )
+    for mode in ("hybrid", "dense", "lexical"):
+        whole = await bench.search("lake", mode=mode, limit=100)
+        assert [hit.rank for hit in whole.hits] == list(range(1, len(whole.hits) + 1))
+        paged: list[int] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = await bench.search("lake", mode=mode, limit=7, offset=offset)
+            assert page.total == whole.total
+            paged += [hit.chunk_id for hit in page.hits]
+            offset = page.next_offset
+        assert paged == [hit.chunk_id for hit in whole.hits]
+        assert len(set(paged)) == len(paged) == 30
+        beyond = await bench.search("lake", mode=mode, offset=2000)
+        assert (beyond.hits, beyond.next_offset) == ((), None)
+
+
+async def test_min_score_cuts(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    everything = await bench.search("small lake in the mountains", mode="dense")
+    second = everything.hits[1].score
+    kept = await bench.search("small lake in the mountains", mode="dense", min_score=second)
+    assert [hit.score >= second for hit in kept.hits] == [True, True]
+    assert kept.total == 2
+
+
+async def test_hnsw_answers_as_exact_search_does(bench: Bench) -> None:
+    await bench.corpus.add(
+        Source(f"{n}.txt", f"Passage {n * 7919 % 1000} on subject {n * 31 % 97} of the atlas.")
+        for n in range(300)
+    )
+    overlap = 0
+    for query in ("subject 12", "passage 500", "an atlas", "number 7"):
+        exact = await bench.search(query, mode="dense")
+        nearest = await bench.search(query, mode="dense", settings={"dense_exact_below": 0})
+        overlap += len({h.chunk_id for h in exact.hits} & {h.chunk_id for h in nearest.hits})
+    assert overlap >= 38
+
+
+async def test_collections_do_not_see_each_other(bench: Bench) -> None:
+    await bench.corpus.add(LAKES, "one")
+    await bench.corpus.add([Source("other.txt", "A small lake elsewhere.")], "two")
+    for exact in (20_000, 0):
+        found = await bench.search(
+            "small lake", collection="two", settings={"dense_exact_below": exact}
+        )
+        assert sources(found) == ["other.txt"]
+    with pytest.raises(NotFound):
+        await bench.search("x", collection="three")
+    empty = await bench.search("x")
+    assert (empty.collection, empty.hits) == ("default", ())
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"query": ""},
+        {"query": " \n"},
+        {"query": "a\0b"},
+        {"query": "x" * 5000},
+        {"query": "\ud800"},
+        {"limit": 0},
+        {"limit": 101},
+        {"offset": -1},
+        {"offset": 10**9},
+    ],
+)
+def test_a_bad_request_names_its_field(members: dict[str, Any]) -> None:
+    with pytest.raises(Unprocessable) as caught:
+        SearchRequest(**{"query": "x", "collection": "default", **members})
+    assert caught.value.detail.startswith(next(iter(members)))
+
+
+async def test_any_query_is_answered(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    for query in ("%s {} $1", "'; DROP TABLE chunks; --", "💧" * 50, "x" * 4096, "a " * 2000):
+        result = await bench.search(query)
+        assert result.total >= 1
+
+
+async def test_a_query_vector_of_another_model_is_never_used(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    bench.rows("UPDATE embedding_sets SET revision = 'another' RETURNING id")
+    for mode in ("dense", "hybrid"):
+        with pytest.raises(Unavailable):
+            await bench.search("lake", mode=mode)
+    assert sources(await bench.search("lake", mode="lexical")) == ["tarn.md"]
+
+
+async def test_a_query_that_cannot_be_embedded_is_an_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+
+    async def away(texts: object) -> Any:
+        raise Unavailable("embeddings is not available right now.")
+
+    monkeypatch.setattr(bench.encoder, "embed_in_set", away)
+    for mode in ("dense", "hybrid"):
+        with pytest.raises(StackError, match="embeddings"):
+            await bench.search("lake", mode=mode)
+    assert sources(await bench.search("lake", mode="lexical")) == ["tarn.md"]

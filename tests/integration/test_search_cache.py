@@ -1,0 +1,157 @@
+"""The search cache: what a hit costs, that nothing stale is served, that Redis may be down."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from bench.corpus import Source
+from prometheus_client import REGISTRY
+
+from aistack.aidb.search_cache import SearchCache
+from aistack.aidb.search_model import SearchRequest, SearchResult
+from fix_embeddings import ValkeyProcess
+from fix_postgres import PostgresServer
+from fix_search import LAKES, Bench, sources
+
+CORPUS_TABLES = re.compile(r"\b(documents|document_texts|chunks|terms|postings|vectors_\d+)\b")
+
+
+def looks(outcome: str) -> float:
+    return REGISTRY.get_sample_value("aistack_aidb_search_cache_total", {"outcome": outcome}) or 0.0
+
+
+@contextmanager
+def statements(server: PostgresServer, dsn: str) -> Iterator[list[str]]:
+    """What this database is asked meanwhile, from the server's own log."""
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    log = server.directory / "log"
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+    seen: list[str] = []
+    start = log.stat().st_size
+    yield seen
+    with log.open("rb") as stream:
+        stream.seek(start)
+        seen += stream.read().decode(errors="replace").split("LOG:")
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} RESET log_statement")
+
+
+async def test_a_cached_search_embeds_nothing_and_reads_no_documents(
+    bench: Bench, postgres_server: PostgresServer
+) -> None:
+    await bench.corpus.add(LAKES)
+    first = await bench.search("small lake")
+    assert not first.cached
+    calls, hits = bench.encoder.calls, looks("hit")
+    # The pool's connections take the new setting when they are made anew.
+    with statements(postgres_server, bench.dsn) as seen:
+        await bench.corpus.postgres.pool.drain()
+        second = await bench.search("small lake")
+    assert second.cached
+    assert (bench.encoder.calls, looks("hit")) == (calls, hits + 1)
+    asked = [one for one in seen if "execute" in one or "statement" in one]
+    assert any("collections" in one for one in asked), "the log shows what is asked"
+    assert [one for one in asked if CORPUS_TABLES.search(one)] == []
+    assert second.hits == first.hits
+    assert (second.total, second.epoch) == (first.total, first.epoch)
+
+
+async def test_the_log_would_show_a_search_that_is_not_cached(
+    bench: Bench, postgres_server: PostgresServer
+) -> None:
+    await bench.corpus.add(LAKES)
+    with statements(postgres_server, bench.dsn) as seen:
+        await bench.corpus.postgres.pool.drain()
+        await bench.search("small lake", settings={"cache_seconds": 0})
+    assert any(CORPUS_TABLES.search(one) for one in seen)
+
+
+async def test_every_change_of_the_collection_is_seen_at_once(bench: Bench) -> None:
+    ids = await bench.corpus.add(LAKES)
+    assert "tarn.md" in sources(await bench.search("small lake"))
+    await bench.corpus.add([Source("new.txt", "A small lake, a small lake.")])
+    added = await bench.search("small lake")
+    assert not added.cached
+    assert "new.txt" in sources(added)
+    from aistack.aidb import store
+
+    async with bench.corpus.postgres.connection("test") as connection:
+        await store.delete_document(connection, ids[0])
+    removed = await bench.search("small lake")
+    assert not removed.cached
+    assert "tarn.md" not in sources(removed)
+
+
+async def test_everything_that_changes_a_result_is_in_the_key(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    for members in (
+        {"mode": "dense"},
+        {"limit": 2},
+        {"offset": 1},
+        {"min_score": 0.1},
+        {"filters": {"year": {"gte": 1}}},
+        {"filters": {"year": {"eq": 1}}},
+        {"filters": {"year": {"eq": "1"}}},
+        {"settings": {"bm25_k1": 0.5}},
+    ):
+        assert not (await bench.search("small lake", **members)).cached, members
+    assert not (await bench.search("Small lake")).cached
+    assert (await bench.search("small lake")).cached
+
+
+async def test_a_slow_search_never_stores_its_result_under_a_newer_epoch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+    put = SearchCache.put
+    waiting, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: SearchCache, *rest: object) -> None:
+        waiting.set()
+        await go.wait()
+        await put(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SearchCache, "put", slow)
+    old = asyncio.create_task(bench.search("small lake"))
+    await waiting.wait()
+    await bench.corpus.add([Source("new.txt", "A small lake, a small lake.")])
+    go.set()
+    assert "new.txt" not in sources(await old)
+    monkeypatch.undo()
+    now = await bench.search("small lake")
+    assert not now.cached
+    assert "new.txt" in sources(now)
+
+
+async def test_without_redis_search_goes_on(bench: Bench, valkey: ValkeyProcess) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    valkey.stop()
+    for _ in range(6):
+        found = await bench.search("small lake")
+        assert not found.cached
+        assert sources(found)[0] == "tarn.md"
+    assert looks("away") > 0
+
+
+async def test_what_cannot_be_read_is_a_miss(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    for key in await bench.redis._client.keys("aidb:search:*"):
+        await bench.redis.set(key, b"\xff not json", seconds=60)
+    assert not (await bench.search("small lake")).cached
+    assert (await bench.search("small lake")).cached
+
+
+def test_a_result_comes_back_as_it_was_stored() -> None:
+    result = SearchResult("q", "hybrid", "default", 3, 0, None, (), None)
+    assert SearchResult.load(result.dump()) == result
+    one = SearchRequest("q", "a", limit=5).canonical()
+    assert one == SearchRequest("q", "b", limit=5).canonical()

@@ -1,0 +1,87 @@
+"""`POST /v1/search` of the real service: the wire, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fix_aidb import AidbProcess
+
+TARN = "# Tarns\n\nA tarn is a small lake in the mountains.\n\n# Fells\n\nA fell is a high hill.\n"
+
+
+def search(aidb: AidbProcess, **body: Any) -> Any:
+    with aidb.client() as client:
+        return client.post("/v1/search", json=body)
+
+
+@pytest.fixture(scope="module")
+def filled(aidb: AidbProcess) -> AidbProcess:
+    """The service with one document."""
+    accepted = aidb.upload(TARN, "tarn.md", content_type="text/markdown", metadata={"year": 2026})
+    assert aidb.settled(accepted.json()["id"])["state"] == "ready"
+    return aidb
+
+
+def test_hits_carry_all_that_a_reader_needs(filled: AidbProcess) -> None:
+    answer = search(filled, query="small lake", filters={"year": {"gte": 2026, "lt": 2027}})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["mode"], body["collection"], body["cached"]) == ("hybrid", "default", False)
+    assert body["embedding_set"]
+    hit = body["hits"][0]
+    with filled.client() as client:
+        text = client.get(f"/v1/documents/{hit['document_id']}/text").json()["text"]
+    assert text[hit["char_start"] : hit["char_end"]] == hit["text"]
+    assert "small lake" in hit["text"]
+    assert (hit["source"], hit["title"], hit["line_start"]) == ("tarn.md", "Tarns", 1)
+    assert hit["metadata"] == {"year": 2026}
+    assert hit["legs"]["dense"]["rank"] == hit["legs"]["lexical"]["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"query": ""}, 422),
+        ({"query": "  "}, 422),
+        ({"query": "a\0b"}, 422),
+        ({"query": 5}, 422),
+        ({"query": "x" * 5000}, 422),
+        ({"query": "x", "limit": 0}, 422),
+        ({"query": "x", "limit": 10**30}, 422),
+        ({"query": "x", "limit": "10"}, 422),
+        ({"query": "x", "offset": -1}, 422),
+        ({"query": "x", "mode": "magic"}, 422),
+        ({"query": "x", "unknown": 1}, 422),
+        ({"query": "x", "filters": {"a": {"like": "b"}}}, 422),
+        ({"query": "x", "filters": {"a": {}}}, 422),
+        ({"query": "x", "filters": {"a": {"eq": None}}}, 422),
+        ({"query": "x", "filters": {"a": {"eq": {"b": 1}}}}, 422),
+        ({"query": "x", "filters": {"a": {"in": list(range(1000))}}}, 422),
+        ({"query": "x", "filters": {"a": {"eq": 10**40}}}, 422),
+        ({"query": "x", "filters": {"a\0": {"eq": 1}}}, 422),
+        ({"query": "x", "filters": {"a": {"eq": "\0"}}}, 422),
+        ({"query": "x", "filters": {"document_id": {"eq": "no"}}}, 422),
+        ({"query": "x", "min_score": "high"}, 422),
+        ({"query": "x", "collection": "nowhere"}, 404),
+    ],
+)
+def test_bad_input_is_refused_in_words(
+    filled: AidbProcess, body: dict[str, Any], status: int
+) -> None:
+    answer = search(filled, **body)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"]
+
+
+def test_a_lone_surrogate_is_refused(filled: AidbProcess) -> None:
+    with filled.client() as client:
+        answer = client.post(
+            "/v1/search",
+            content=b'{"query": "\\ud800"}',
+            headers={"content-type": "application/json"},
+        )
+    assert 400 <= answer.status_code < 500, answer.text
