@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from aistack.aidb import embedding_sets, parsing
 from aistack.aidb.chunking import Chunker
 from aistack.aidb.embedding_sets import VectorTable
-from aistack.aidb.ingest import _indexed as indexed
+from aistack.aidb.ingest import indexed
 from aistack.aidb.swap import swap_chunks
 from aistack.clients.postgres import Postgres
 from aistack.config import AidbConfig, EmbeddingsConfig, PostgresConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fix_stack import RunningStack
 
 from aistack.stack import load_stack
+from fix_stack import RunningStack
 
 CHECKS = ",".join(
     (
@@ -23,14 +23,23 @@ CHECKS = ",".join(
         "ignored_auth",
     )
 )
-#: Enough for every operation and each of its fields; a chat costs a second of a language model.
-EXAMPLES = {"coordinator": 15}
+#: (service, mode, phases, examples of one operation). A good chat costs seconds of a language
+#: model, so the coordinator gets many bad ones and few good ones.
+RUNS = [
+    *(
+        (name, "all", "examples,coverage,fuzzing", 40)
+        for name in load_stack().services
+        if name != "coordinator"
+    ),
+    ("coordinator", "negative", "coverage,fuzzing", 40),
+    ("coordinator", "positive", "examples,fuzzing", 4),
+]
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("service", load_stack().services)
+@pytest.mark.parametrize(("service", "mode", "phases", "examples"), RUNS)
 def test_nothing_undocumented_and_no_server_error(
-    stack: RunningStack, service: str, tmp_path: Path
+    stack: RunningStack, service: str, mode: str, phases: str, examples: int, tmp_path: Path
 ) -> None:
     schema = httpx.get(
         f"{stack.base_url}/docs/{service}/openapi.json",
@@ -52,8 +61,9 @@ def test_nothing_undocumented_and_no_server_error(
             *("--url", stack.base_url),
             *("--header", f"Authorization: Bearer {stack.key}"),
             *("--checks", CHECKS),
-            *("--phases", "examples,coverage,fuzzing"),
-            *("--max-examples", str(EXAMPLES.get(service, 40))),
+            *("--mode", mode),
+            *("--phases", phases),
+            *("--max-examples", str(examples)),
             *("--seed", "20261122"),
             *("--request-timeout", "60"),
             *("--warnings", "off"),

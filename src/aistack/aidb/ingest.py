@@ -222,7 +222,7 @@ class Ingestion:
     def _prepare(self, content: bytes, content_type: str) -> Prepared:
         """CPU work, in a thread. Raises ParseError."""
         parsed = parsing.parse(content, content_type)
-        return Prepared(parsed, tuple(_indexed(chunk) for chunk in self._cut(parsed)))
+        return Prepared(parsed, tuple(indexed(chunk) for chunk in self._cut(parsed)))
 
     async def _fail(self, document_id: UUID, version: int, sentence: str) -> str:
         """The document is to blame; chunks of an older version stay searchable."""
@@ -275,7 +275,8 @@ class Ingestion:
         return len(missing)
 
 
-def _indexed(chunk: Chunk) -> IndexedChunk:
+def indexed(chunk: Chunk) -> IndexedChunk:
+    """A chunk with its analysed terms, as both legs want it."""
     terms, counts = frequencies(analyze(chunk.embed_text))
     return IndexedChunk(
         text=chunk.text,
