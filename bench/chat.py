@@ -5,7 +5,7 @@
 One llama.cpp server with the packaged model and one coordinator, each its own process on a unix
 socket. The same request is streamed in turns to both (the order swaps every round, so that a slow
 minute falls on both), after one warm-up each. The time is from the request to the first event that
-has text. Two prompts: a short one, and one of about 600 tokens whose first words differ every time,
+has text. Two prompts: a short one, and one of about 220 tokens whose first words differ every time,
 so that no prompt cache helps. A ratio is that of the medians; the added milliseconds are the median
 of the differences within a round.
 """
@@ -31,7 +31,7 @@ from aistack.stack import load_stack
 
 START_SECONDS = 60.0
 SHORT = "Say hello."
-LONG = "The service reads every option of your own system and writes one line about it. " * 38
+LONG = "The service reads every option of your own system and writes one line about it. " * 12
 
 
 def client(socket: Path, key: str | None = None) -> httpx.Client:
