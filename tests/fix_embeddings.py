@@ -93,7 +93,7 @@ class MemoryStore:
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Poll with a deadline."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the condition has no event to wait for
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -111,7 +111,7 @@ class Bench:
 
     async def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
         async with asyncio.timeout(seconds):
-            while not holds():  # noqa: ASYNC110 - what is waited for is in another process
+            while not holds():
                 await asyncio.sleep(0.02)
 
     async def finished(self, document_id: UUID) -> Document:
