@@ -75,14 +75,14 @@ def test_documents_in_cited_answers_out(tmp_path: Path, shared_data: Path) -> No
         own = json.loads(
             aistack(stack, "ingest", str(ROOT / "docs"), "--collection", "own", "--json")
         )
-        assert own["failed"] == 0
-        assert own["ready"] == len(list((ROOT / "docs").rglob("*.md")))
+        assert own["summary"]["failed"] == 0
+        assert own["summary"]["ready"] == len(list((ROOT / "docs").rglob("*.md")))
         aistack(stack, "ingest", str(shared_data / "nix-dev"), "--collection", "nix")
         again = json.loads(
             aistack(stack, "ingest", str(shared_data / "nix-dev"), "--collection", "nix", "--json")
         )
-        assert (again["ready"], again["failed"]) == (0, 0)
-        assert again["unchanged"] == len(list((shared_data / "nix-dev").rglob("*.md")))
+        assert (again["summary"]["ready"], again["summary"]["failed"]) == (0, 0)
+        assert again["summary"]["unchanged"] == len(list((shared_data / "nix-dev").rglob("*.md")))
         with client(stack) as http:
             check_questions(http, "nix")
             before = search(http, QUESTIONS[0]["question"], "nix")
@@ -100,9 +100,6 @@ def test_documents_in_cited_answers_out(tmp_path: Path, shared_data: Path) -> No
         )
         aistack(stack, "status")
     with started(data) as stack:
-        assert stack.ready_seconds <= 10 or pytest.skip(
-            f"a warm start of {stack.ready_seconds:.1f} s; `make bench-start` judges it"
-        )
         with client(stack) as http:
             after = search(http, QUESTIONS[0]["question"], "nix")
             assert [hit["chunk_id"] for hit in after["hits"]] == [
