@@ -200,6 +200,38 @@ async def test_retry_after_of_the_dependency_reaches_the_caller() -> None:
     assert error.value.retry_after == 7
 
 
+async def test_failure_of_another_dependency_within_is_not_this_ones() -> None:
+    clock = Clock()
+    outer = Dependency("o-outer", timeout=5, breaker=breaker("o-outer", clock))
+    inner = Dependency("o-inner", timeout=5, breaker=breaker("o-inner", clock))
+
+    async def through() -> None:
+        await inner.call("op", failing(Transient("down")))
+
+    for _ in range(6):
+        with pytest.raises(Unavailable, match="o-inner"):
+            await outer.call("op", through, retry=True)
+    assert state_of(inner) == "open"
+    assert state_of(outer) == "closed"
+    with pytest.raises(Unavailable, match="while it is filled"):
+        await outer.call("op", failing(Unavailable("Not while it is filled.")))
+    assert state_of(outer) == "closed"
+
+
+async def test_failure_that_another_attempt_cannot_mend_is_not_tried_again() -> None:
+    guard = Dependency("r-final", timeout=5, backoff=0.001)
+    calls = 0
+
+    async def refused() -> None:
+        nonlocal calls
+        calls += 1
+        raise Transient("status 401", again=False)
+
+    with pytest.raises(Unavailable):
+        await guard.call("op", refused, retry=True)
+    assert calls == 1
+
+
 async def test_fault_of_our_own_travels_and_says_nothing_about_the_dependency() -> None:
     clock = Clock()
     guard = Dependency("r-own", timeout=5, breaker=breaker("r-own", clock))

@@ -176,7 +176,7 @@ class PeerClient:
             detail = _detail(response) or f"{self.name} refused the request ({status})."
             raise refusal(detail, retry_after=retry_after)
         # 401 and 403 mean that our own key is bad there, 5xx that it is broken: not the caller's.
-        raise Unavailable(f"{self.name} could not do its part (status {status}).")
+        raise Transient(f"status {status}", again=False)
 
 
 def _transport(address: str, limits: httpx.Limits) -> tuple[httpx.AsyncHTTPTransport, str]:

@@ -31,7 +31,8 @@ _GAUGE: dict[State, int] = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Breaker:
-    """Opens after `failures` within `window` seconds, lets one probe through after `cooldown`.
+    """Opens after `failures` in a row within `window` seconds, lets one probe through after
+    `cooldown` seconds.
 
     Not thread-safe: it belongs to one event loop.
     """
@@ -109,14 +110,18 @@ class Breaker:
 
 
 class Transient(Exception):
-    """Raised by clients for an answer that means "try again": 502, 503, 504, or a 429.
+    """Raised by clients inside a guard for an answer that means that the dependency failed.
 
-    `retry_after` is what the dependency asked for, in seconds.
+    `retry_after` is what the dependency asked for, in seconds. `again` is False where another
+    attempt would end the same way: it refuses our own key, or gives nonsense.
     """
 
-    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, retry_after: float | None = None, again: bool = True
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.again = again
 
 
 class Dependency:
@@ -124,7 +129,9 @@ class Dependency:
 
     `transient` are the exceptions that mean that the dependency failed; they are counted by the
     breaker and, where `retry=True`, tried again with full jitter. A StackError below 500 raised
-    inside is the dependency's own refusal: it passes, and counts as a sign of life.
+    inside is the dependency's own refusal: it passes, and counts as a sign of life. One of 500 and
+    above is somebody else's, such as another dependency that is called within a transaction of this
+    one: it passes, and says nothing about this one.
     """
 
     def __init__(
@@ -224,8 +231,8 @@ class Dependency:
                         outcome = "rejected"
                         self.breaker.success(probe)
                     else:
-                        span.set_status(Status(StatusCode.ERROR, error.slug))
-                        self.breaker.failure(probe)
+                        outcome = "ended"
+                        self.breaker.release(probe)
                     raise
                 except self._transient as error:
                     if isinstance(error, TimeoutError) and limit < own:
@@ -242,10 +249,7 @@ class Dependency:
                         error=type(error).__name__,
                         reason=str(error)[:300],
                     )
-                    asked = error.retry_after if isinstance(error, Transient) else None
-                    raise _Failed(
-                        f"{self.name} is not available right now.", retry_after=asked
-                    ) from error
+                    raise _Failed(self.name, error) from error
                 except BaseException:
                     # Cancelled, or a fault of our own: it says nothing about the dependency.
                     outcome = "ended"
@@ -268,8 +272,13 @@ class Dependency:
 
 
 class _Failed(Unavailable):
-    """The dependency failed; the one thing that is tried again."""
+    """The dependency failed: what is tried again, where its cause allows it."""
+
+    def __init__(self, name: str, cause: BaseException) -> None:
+        asked = cause.retry_after if isinstance(cause, Transient) else None
+        super().__init__(f"{name} is not available right now.", retry_after=asked)
+        self.again = cause.again if isinstance(cause, Transient) else True
 
 
 def _retriable(error: BaseException) -> bool:
-    return isinstance(error, _Failed)
+    return isinstance(error, _Failed) and error.again

@@ -171,6 +171,8 @@ def build(service: Service, config: Config, runtime: Runtime) -> FastAPI:
         redoc_url=None,
         openapi_tags=service.tags or None,
         lifespan=lifespan,
+        # A redirect would repeat the client's Host; the path without the slash is the only one.
+        redirect_slashes=False,
     )
     for route in service.router.routes:
         if not isinstance(route, ScopedRoute):

@@ -110,8 +110,10 @@ class RequestContext:
         if answer.status and not answer.complete:
             metrics.ABORTED.labels(route).inc()
         write = log.debug if route in PROBES else log.info
+        caller = scope.get("state", {}).get("caller")
         write(
             "request",
+            **({"key_id": caller} if caller else {}),
             method=method,
             route=route,
             status=answer.status,
@@ -233,6 +235,7 @@ class Authenticate:
             forwarded = header(scope, b"x-aistack-key-id")
             if forwarded is not None and _REQUEST_ID.match(forwarded):
                 caller = forwarded.decode()
+        scope["state"]["caller"] = caller
         token_ = caller_key.set(caller)
         try:
             await self.app(scope, receive, send)
