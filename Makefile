@@ -8,7 +8,7 @@ ARGS ?=
 TORCH := torch==2.13.0
 
 .PHONY: up test check install install-test install-torch bench bench-embeddings bench-retrieval \
-	bench-chat bench-start mutations constraints format clean
+	bench-search bench-chat bench-start mutations format clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -52,10 +52,16 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-embeddings bench-retrieval bench-chat bench-start
+BENCHES := embeddings retrieval search chat start
 
-bench-embeddings bench-retrieval bench-chat bench-start: $(VENV)/.test
-	$(BIN)/python -m bench.$(subst bench-,,$@)
+# All of them, whatever one says; fails at the end when one is under its bar.
+bench: $(VENV)/.test
+	@status=0; for name in $(BENCHES); do \
+		echo "== $$name"; $(BIN)/python -m bench.$$name || status=1; \
+	done; exit $$status
+
+$(addprefix bench-,$(BENCHES)): $(VENV)/.test
+	$(BIN)/python -m $(subst -,.,$@)
 
 # Removes each safeguard once and shows which test notices; writes docs/mutations.md.
 mutations: $(VENV)/.test

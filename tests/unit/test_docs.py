@@ -54,6 +54,9 @@ def test_every_make_target_of_the_documents_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", makefile, re.MULTILINE))
     known = {word for line in targets for word in line.split()}
+    benches = re.search(r"^BENCHES := (.+)$", makefile, re.MULTILINE)
+    assert benches is not None
+    known |= {f"bench-{name}" for name in benches[1].split()}
     for page in PAGES:
         for named in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
             assert named in known, f"{page.name}: make {named}"
