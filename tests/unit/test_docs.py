@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,35 @@ def test_every_make_target_of_the_documents_exists() -> None:
     for page in PAGES:
         for named in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
             assert named in known, f"{page.name}: make {named}"
+
+
+def printed() -> Iterator[str]:
+    """Every string of the package, an ellipsis where a value goes in."""
+    for path in (ROOT / "src/aistack").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "…"
+                    for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_line_of_the_troubleshooting_table_is_one_that_is_printed() -> None:
+    operations = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = operations.split("## Troubleshooting\n", 1)[1]
+    quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(quoted) > 8
+    lines = list(printed())
+    for quote in quoted:
+        pattern = ".*".join(re.escape(part) for part in quote.split("…"))
+        assert any(re.search(pattern, line) for line in lines), quote
+
+
+def test_the_size_of_an_installation_is_said_once() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    sizes = re.findall(r"(\d+) MB", readme)
+    assert len(sizes) == 2
+    assert re.findall(r"(\d+) MB", makefile) == sizes

@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,58 +17,9 @@ import pytest
 from aistack.dev import unit as unit_module
 from aistack.dev.process import alive, launch_command
 from aistack.dev.program import Program
-from aistack.dev.supervisor import Supervisor
-from aistack.dev.unit import Event, State, Unit
+from aistack.dev.unit import State
 from aistack.service.errors import StartError
-
-SPEAKER = """
-import os, signal, socket, sys, time
-def say(text):
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    s.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
-"""
-
-
-async def eventually(probe: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
-
-
-def python(name: str, code: str, **options: object) -> Program:
-    program = Program(name=name, command=(sys.executable, "-I", "-S", "-c", code), stop_seconds=3.0)
-    return replace(program, **options)  # type: ignore[arg-type]
-
-
-class World:
-    """A supervisor with what it reported and what its programs printed."""
-
-    def __init__(self, directory: Path, *programs: Program) -> None:
-        self.events: list[Event] = []
-        self.lines: dict[str, list[str]] = {program.name: [] for program in programs}
-        self.supervisor = Supervisor(
-            programs,
-            run_directory=directory,
-            report=self.events.append,
-            sinks=lambda name: self.lines[name].append,
-        )
-
-    def unit(self, name: str) -> Unit:
-        return self.supervisor.units[name]
-
-    def states(self, name: str) -> list[State]:
-        return [event.state for event in self.events if event.unit == name]
-
-
-@contextlib.asynccontextmanager
-async def started(directory: Path, *programs: Program) -> AsyncIterator[World]:
-    world = World(directory, *programs)
-    try:
-        await asyncio.wait_for(world.supervisor.start(), 20)
-        yield world
-    finally:
-        await world.supervisor.stop()
+from fix_supervisor import SPEAKER, World, eventually, python, started
 
 
 async def test_a_program_starts_only_after_what_it_needs_is_ready(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from aistack.dev import logfile, settings
 from aistack.dev.logfile import Line, LogFile, read_line
 from aistack.dev.paths import Paths
 from aistack.dev.postgres import Postgres
-from aistack.dev.screen import Screen
+from aistack.dev.screen import Own, Screen
 from aistack.dev.unit import Event, State
 from aistack.service.errors import StartError
 from aistack.service.keys import KeyPaths
@@ -112,6 +112,22 @@ def test_the_last_screen_says_where_the_key_is_and_what_to_try(tmp_path: Path) -
         assert "default.key" in text
         for command in ("aistack ingest", "aistack search", "aistack ask"):
             assert command in text
+
+
+def test_a_lost_first_key_is_said_with_the_way_to_another(tmp_path: Path) -> None:
+    key = tmp_path / "keys" / "default.key"
+    key.parent.mkdir()
+    missing, shown = screen()
+    own = Own(".venv/bin/aistack", f"--data-dir {tmp_path}")
+    missing.ready("http://127.0.0.1:8600", key, tmp_path / "logs", own)
+    text = shown.getvalue()
+    assert f"{key} is missing" in text
+    assert f".venv/bin/aistack keys create again --write {key} --data-dir {tmp_path}" in text
+    key.touch()
+    there, shown = screen()
+    there.ready("http://127.0.0.1:8600", key, tmp_path / "logs")
+    assert "missing" not in shown.getvalue()
+    assert "keys create" not in shown.getvalue()
 
 
 def keys(tmp_path: Path) -> KeyPaths:

@@ -20,13 +20,12 @@ from typing import Literal
 from aistack.cli.endpoint import Running, running
 from aistack.cli.errors import Misconfigured
 from aistack.cli.output import size
+from aistack.dev.preflight import LEAST_FREE_BYTES
 from aistack.service.errors import StartError
 
 Level = Literal["ok", "warn", "fail"]
 
 _PYTHON = (3, 11)
-#: Below it `aistack up` does not start; below twice it the disk is soon full.
-_FREE = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +147,9 @@ def data(data_dir: Path) -> Iterator[Finding]:
         yield Finding("ok", "data directory", str(data_dir))
     there = next(path for path in (data_dir, *data_dir.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    level: Level = "fail" if free < _FREE else "warn" if free < 2 * _FREE else "ok"
-    fix = "" if level == "ok" else f"free some space; {size(_FREE)} are needed to start"
+    needed = LEAST_FREE_BYTES  # below it nothing starts; below twice it the disk is soon full
+    level: Level = "fail" if free < needed else "warn" if free < 2 * needed else "ok"
+    fix = "" if level == "ok" else f"free some space; {size(needed)} are needed to start"
     yield Finding(level, "free disk", size(free), fix)
 
 

@@ -12,20 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import re
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import h11
 import httpcore
 import orjson
+import structlog
 
+from aistack.dev.headers import (
+    Headers,
+    Scope,
+    first,
+    is_chunked,
+    request_headers,
+    request_id,
+    response_headers,
+)
 from aistack.service.errors import (
+    BadRequest,
     DeadlineExceeded,
     NotFound,
+    NotImplementedHere,
     StackError,
     TooLarge,
     Unavailable,
@@ -34,39 +45,19 @@ from aistack.service.errors import (
 )
 from aistack.stack import ServiceEntry, Stack
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
-log = logging.getLogger("aistack.front")
+log = structlog.get_logger("aistack.front")
 
-#: RFC 9110 §7.6.1, and what only makes sense on one connection.
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"expect",
-    }
-)
-#: Said by this door and by nobody behind or before it.
-_OURS = frozenset(
-    {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded"}
-)
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 #: The pool is no limit: the services say 429 themselves.
 _CONNECTIONS = 1024
 _CONNECT_SECONDS = 5.0
 #: After the time that the service has for its first byte.
 _READ_MARGIN = 10.0
+#: Of a path in a log line, quoted: a terminal shows these lines too.
+_LONGEST_PATH = 200
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -80,7 +71,7 @@ class FrontDoor:
                 uds=str(path),
                 max_connections=_CONNECTIONS,
                 max_keepalive_connections=64,
-                keepalive_expiry=4.0,  # uvicorn closes an idle connection after 5 s
+                keepalive_expiry=4.0,  # the services close an idle one after 75 s
             )
             for name, path in sockets.items()
         }
@@ -94,7 +85,7 @@ class FrontDoor:
         if scope["type"] != "http":
             raise RuntimeError(f"the front door speaks HTTP only, not {scope['type']}")
         path: str = scope["path"]
-        identifier = _request_id(scope["headers"])
+        identifier = request_id(scope["headers"])
         answer = _Answer(send, identifier)
         if path == "/":
             await answer.whole(200, *_index(self._stack, scope["headers"]), head=_is_head(scope))
@@ -108,9 +99,20 @@ class FrontDoor:
             await self._exchange(entry, scope, receive, answer)
         except StackError as error:
             if answer.started:
-                log.warning("%s: the answer broke off: %s", entry.name, error.detail)
+                log.warning(
+                    "answer_aborted",
+                    upstream=entry.name,
+                    error=error.slug,
+                    detail=error.detail,
+                    request_id=answer.request_id,
+                )
                 return  # uvicorn closes the connection of an answer that was not finished
             await answer.error(error, path, openai=entry.speaks_openai(path))
+        except Exception as fault:  # the boundary of this process: told by its id alone
+            if answer.started:
+                raise
+            told = StackError("An internal error; the log has its id.")
+            await answer.error(told, path, openai=entry.speaks_openai(path), fault=fault)
 
     async def _exchange(
         self, entry: ServiceEntry, scope: Scope, receive: Receive, answer: _Answer
@@ -135,7 +137,7 @@ class FrontDoor:
         request = httpcore.Request(
             method,
             httpcore.URL(scheme=b"http", host=b"localhost", port=None, target=_target(scope)),
-            headers=_request_headers(scope, answer.identifier),
+            headers=request_headers(scope, answer.identifier),
             content=body.stream() if body.expected else None,
             extensions={
                 "timeout": {
@@ -159,7 +161,7 @@ class FrontDoor:
                     if not attempts:
                         raise
             try:
-                await answer.start(response.status, _response_headers(response.headers))
+                await answer.start(response.status, response_headers(response.headers))
                 async for chunk in response.aiter_stream():
                     await answer.more(chunk)
             finally:
@@ -178,22 +180,27 @@ def _told(name: str) -> Any:
         yield
     except (httpcore.ReadTimeout, httpcore.WriteTimeout) as error:
         raise DeadlineExceeded(f"{name} did not answer in time.") from error
+    except (httpcore.LocalProtocolError, h11.LocalProtocolError) as error:
+        # Ours is the end that would not say it: what the client sent is no HTTP.
+        raise BadRequest("The request is not well-formed HTTP.") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-        log.warning("%s is away: %s", name, type(error).__name__)
+        log.warning("upstream_away", upstream=name, error=type(error).__name__)
         raise Unavailable(f"{name} is not there right now; it is being started again.") from error
 
 
 class _Body:
-    """The request's body as it comes in, counted; and the news that the client has gone."""
+    """The request's body as it comes in, counted; and the news that the client has gone.
+
+    Raises TooLarge for a declared length over the limit, NotImplementedHere for a transfer coding
+    that nobody here reads.
+    """
 
     def __init__(self, receive: Receive, headers: Headers, limit: int) -> None:
         self._receive = receive
         self._limit = limit
         self._complete = asyncio.Event()
-        length = _first(headers, b"content-length")
-        self.expected = length not in (None, b"0") or _first(headers, b"transfer-encoding") == (
-            b"chunked"
-        )
+        length = first(headers, b"content-length")
+        self.expected = is_chunked(headers) or length not in (None, b"0")
         if length is not None and length.isdigit() and int(length) > limit:
             raise self._too_large()
         if not self.expected:
@@ -234,6 +241,11 @@ class _Answer:
         self.identifier = identifier
         self.started = False
 
+    @property
+    def request_id(self) -> str:
+        """The identifier, for a log line."""
+        return self.identifier.decode("latin-1")
+
     async def start(self, status: int, headers: Headers) -> None:
         """Status and headers; nothing else may be answered after this."""
         self.started = True
@@ -260,52 +272,26 @@ class _Answer:
         await self.more(b"" if head else body)
         await self.end()
 
-    async def error(self, error: StackError, path: str, *, openai: bool) -> None:
-        """An answer that says what went wrong."""
-        status, headers, body = render(error, identifier=error_id(), path=path, openai=openai)
-        if isinstance(error, TooLarge):
+    async def error(
+        self, error: StackError, path: str, *, openai: bool, fault: Exception | None = None
+    ) -> None:
+        """An answer that says what went wrong, and the line of the log with the same `error_id`."""
+        identifier = error_id()
+        status, headers, body = render(error, identifier=identifier, path=path, openai=openai)
+        write = log.warning if status >= 500 else log.info
+        write(
+            "answered_error",
+            status=status,
+            error_id=identifier,
+            error=error.slug,
+            detail=error.detail,
+            path=quote(path)[:_LONGEST_PATH],
+            request_id=self.request_id,
+            exc_info=fault,
+        )
+        if isinstance(error, TooLarge | NotImplementedHere | BadRequest):
             headers = [*headers, (b"connection", b"close")]  # the rest of the body is not read
         await self.whole(status, headers, body)
-
-
-def _request_headers(scope: Scope, identifier: bytes) -> Headers:
-    headers: Headers = scope["headers"]
-    dropped = _dropped(headers)
-    client = scope.get("client")
-    kept = [(name, value) for name, value in headers if name not in dropped]
-    kept.append((b"x-request-id", identifier))
-    kept.append((b"x-forwarded-proto", b"http"))
-    if (host := _first(headers, b"host")) is not None:
-        kept.append((b"x-forwarded-host", host))
-    if client:
-        kept.append((b"x-forwarded-for", str(client[0]).encode()))
-    if _first(headers, b"transfer-encoding") == b"chunked":
-        kept.append((b"transfer-encoding", b"chunked"))
-    return kept
-
-
-def _response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    lowered = [(name.lower(), value) for name, value in headers]
-    dropped = _dropped(lowered) | {b"date", b"server"}
-    return [(name, value) for name, value in lowered if name not in dropped]
-
-
-def _dropped(headers: Headers) -> frozenset[bytes]:
-    named = _first(headers, b"connection")
-    if named is None:
-        return _HOP_BY_HOP | _OURS
-    return _HOP_BY_HOP | _OURS | {word.strip().lower() for word in named.split(b",")}
-
-
-def _first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
-    return next((value for name, value in headers if name == wanted), None)
-
-
-def _request_id(headers: Headers) -> bytes:
-    given = _first(headers, b"x-request-id")
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
-    return secrets.token_hex(16).encode()
 
 
 def _target(scope: Scope) -> bytes:
@@ -320,7 +306,7 @@ def _is_head(scope: Scope) -> bool:
 
 def _index(stack: Stack, headers: Headers) -> tuple[Headers, bytes]:
     """What is here: a page for a browser, JSON for everybody else."""
-    accept = _first(headers, b"accept") or b""
+    accept = first(headers, b"accept") or b""
     if b"text/html" in accept:
         items = "".join(
             f'<li><a href="{entry.docs_path}">{entry.name}</a>: {entry.summary}</li>'

@@ -1,38 +1,48 @@
 """Brings the database to the newest schema.
 
-    python -m aistack.dev.migrate --config FILE --after FILE
+    python -m aistack.dev.migrate --config FILE
 
-A process of its own, so that the supervisor does not carry Alembic about for the rest of its life,
-and started together with PostgreSQL: it waits for the file that says that the database is there.
+A process of its own, so that the supervisor does not carry Alembic about for the rest of its life;
+`at_newest` is what the supervisor asks before it starts one.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
-from alembic.util.exc import CommandError
-
 from aistack.config import load_config
-from aistack.migrations import upgrade
 from aistack.service.errors import EX_CONFIG, StartError
 
-#: How often the file is looked for; the supervisor's time limit for this process ends the wait.
-_AGAIN_SECONDS = 0.05
 
+async def at_newest(conninfo: str) -> bool:
+    """Whether the schema is the one that this code needs. Loads neither Alembic nor SQLAlchemy.
 
-def migrate(config: Path, *, after: Path | None) -> None:
-    """Wait for the file `after`, then upgrade.
-
-    Raises StartError when the database is of another kind or of a newer aistack.
+    Whatever stands in the way is a no: the migration then says what it is.
     """
-    conninfo = load_config(config).postgres.conninfo()
-    while after is not None and not after.exists():
-        time.sleep(_AGAIN_SECONDS)
+    import psycopg
+
+    from aistack.migrations import HEAD
+
     try:
-        upgrade(conninfo)
+        async with await psycopg.AsyncConnection.connect(
+            conninfo, connect_timeout=5, autocommit=True
+        ) as connection:
+            cursor = await connection.execute("SELECT version_num FROM alembic_version")
+            return await cursor.fetchall() == [(HEAD,)]
+    except psycopg.Error:
+        return False
+
+
+def migrate(config: Path) -> None:
+    """Upgrade. Raises StartError when the database is of another kind or of a newer aistack."""
+    from alembic.util.exc import CommandError
+
+    from aistack.migrations import upgrade
+
+    try:
+        upgrade(load_config(config).postgres.conninfo())
     except CommandError as error:
         raise StartError(
             f"the database cannot be brought to this version ({error}):"
@@ -44,10 +54,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m aistack.dev.migrate")
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--after", type=Path)
     arguments = parser.parse_args()
     try:
-        migrate(arguments.config, after=arguments.after)
+        migrate(arguments.config)
     except StartError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(EX_CONFIG)

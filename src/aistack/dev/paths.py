@@ -73,6 +73,16 @@ def run_directory(data: Path, *, bases: tuple[Path, ...] | None = None) -> Path:
     somebody else could have made it before us: it must be a directory of ours, 0700. Raises
     StartError.
     """
+    directory = run_directory_of(data, bases=bases)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        _check_ours(directory, os.geteuid())
+    return directory
+
+
+def run_directory_of(data: Path, *, bases: tuple[Path, ...] | None = None) -> Path:
+    """Where it is, or would be. Raises StartError when there is no place for it."""
     uid = os.geteuid()
     digest = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:10]
     candidates = bases or (Path(f"/run/user/{uid}"), Path("/tmp"))
@@ -81,13 +91,8 @@ def run_directory(data: Path, *, bases: tuple[Path, ...] | None = None) -> Path:
             continue
         name = f"aistack-{digest}" if base.name == str(uid) else f"aistack-{uid}-{digest}"
         directory = base / name
-        if len(os.fsencode(directory)) + len(_LONGEST_NAME) > LONGEST_SOCKET_PATH:
-            continue
-        try:
-            directory.mkdir(mode=0o700)
-        except FileExistsError:
-            _check_ours(directory, uid)
-        return directory
+        if len(os.fsencode(directory)) + len(_LONGEST_NAME) <= LONGEST_SOCKET_PATH:
+            return directory
     raise StartError(
         "no place for the sockets: neither "
         + " nor ".join(str(base) for base in candidates)

@@ -134,11 +134,6 @@ class Postgres:
         self._binaries = find_binaries()
         self._prefix = unprivileged_prefix()
 
-    @property
-    def prepared(self) -> Path:
-        """A file that is there while the database has been prepared by this run."""
-        return self.socket_directory / "prepared"
-
     def conninfo(self, *, user: str = ROLE, database: str = DATABASE) -> str:
         """libpq's words for reaching it."""
         return f"host={self.socket_directory} port={PORT} user={user} dbname={database}"
@@ -174,7 +169,6 @@ class Postgres:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._prefix[:1] == ("setpriv",):
                 os.chown(directory, _NOBODY, _NOBODY)
-        self.prepared.unlink(missing_ok=True)
         if not self.data.exists():
             await self._initialise()
         version = self.data / "PG_VERSION"
@@ -209,8 +203,7 @@ class Postgres:
         try:
             status = await child.wait()
         finally:
-            if child.returncode is None:
-                child.kill_group()
+            await child.end()
         if status != 0:
             words = next(
                 (line for line in child.tail if re.search("error|FATAL|PANIC|No space", line)),
@@ -286,7 +279,6 @@ class Postgres:
 
         try:
             await self._bootstrap()
-            self.prepared.touch(mode=0o600)
         except psycopg.errors.DiskFull as error:
             raise StartError(f"the disk of {self.data} is full: free some space") from error
         except psycopg.OperationalError as error:

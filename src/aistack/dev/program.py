@@ -33,6 +33,8 @@ class Program:
     prefix: tuple[str, ...] = ()
     #: Runs to its end once; ready when it has exited with 0.
     oneshot: bool = False
+    #: With `oneshot`: asked first; where it says so there is nothing to do and nothing is started.
+    unneeded: Probe | None = None
     #: Speaks sd_notify: ready at READY=1. Otherwise `probe` is polled.
     notifies: bool = False
     probe: Probe | None = None
@@ -40,7 +42,7 @@ class Program:
     watchdog_seconds: float | None = None
     #: Passed as descriptor 3; stays open in the supervisor, so that a restart refuses nobody.
     listen: socket.socket | None = None
-    #: Before every start; may raise StartError.
+    #: Before every start; may raise StartError or OSError.
     prepare: Step | None = None
     #: After every readiness, before anybody who needs it is told.
     settle: Step | None = None

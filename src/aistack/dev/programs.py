@@ -6,7 +6,9 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 
+from aistack.config import load_config
 from aistack.dev.llama_server import Llama
+from aistack.dev.migrate import at_newest
 from aistack.dev.paths import Paths
 from aistack.dev.postgres import Postgres
 from aistack.dev.process import LineSink
@@ -34,17 +36,24 @@ def servers(paths: Paths, *, model: str, sink: LineSink) -> Iterator[Program]:
 
 
 def migrations(paths: Paths, service: str) -> Program:
-    """The schema, brought up to date once per start, with the configuration of `service`."""
+    """The schema, brought up to date once per start, with the configuration of `service`.
+
+    Where it is up to date already, which is every start but the first, no process is started:
+    loading Alembic takes as long as starting everything else.
+    """
+
+    async def newest() -> bool:
+        return await at_newest(load_config(paths.config(service)).postgres.conninfo())
+
     return Program(
         name=MIGRATIONS,
         command=(
             *(sys.executable, "-m", "aistack.dev.migrate"),
             *("--config", str(paths.config(service))),
-            *("--after", str(paths.postgres_socket / "prepared")),
         ),
-        # It waits for the database itself: loading Alembic takes as long as starting PostgreSQL.
-        calls=frozenset({"postgres"}),
+        needs=frozenset({"postgres"}),
         oneshot=True,
+        unneeded=newest,
         start_seconds=600.0,
     )
 

@@ -88,12 +88,21 @@ class Unit:
         return self.child.pid if self.child and self.child.returncode is None else None
 
     async def run(self) -> None:
-        """Live. Raises StartError only before the first readiness."""
+        """Live. Raises StartError only before the first readiness; after it every end is a pause.
+
+        What cannot even be forked or prepared later (no memory, no file descriptor, a full disk)
+        is tried again like what died: the rest of the stack goes on meanwhile.
+        """
         if self.program.notifies:
             self._notify = NotifySocket(self._notify_path, self._hear)
         try:
             while not self._stopping.is_set():
-                ended = await self._one_life()
+                try:
+                    ended = await self._one_life()
+                except StartError as error:
+                    if not self.was_ready.is_set():
+                        raise
+                    ended = str(error)
                 if self.program.oneshot and self.state is State.DONE:
                     return
                 if self._stopping.is_set():
@@ -146,16 +155,19 @@ class Unit:
                 self.child.kill_group()
 
     async def _one_life(self) -> str:
-        """From start to end; returns the words for how it ended."""
+        """From start to end; returns the words for how it ended. Raises StartError."""
         self._tell(State.STARTING)
-        if self.program.prepare is not None:
-            await self.program.prepare()
-        if self._stopping.is_set():
-            return "stopped"
         try:
+            if self.program.prepare is not None:
+                await self.program.prepare()
+            if self._stopping.is_set():
+                return "stopped"
+            if self.program.unneeded is not None and await self.program.unneeded():
+                return self._done()
             child = self.child = await self._spawn()
         except OSError as error:
-            raise StartError(f"{self.name} cannot be started: {error.strerror}") from error
+            why = error.strerror or type(error).__name__
+            raise StartError(f"{self.name} cannot be started: {why}") from error
         ended = asyncio.create_task(child.wait(), name=f"{self.name}-wait")
         try:
             judged = await self._until_ready(child, ended)
@@ -229,11 +241,7 @@ class Unit:
 
     def _ended_early(self, child: Child, status: int) -> str | None:
         if self.program.oneshot and status == 0:
-            self.state = State.DONE
-            self._tell(State.DONE)
-            self.ready.set()
-            self.was_ready.set()
-            return "done"
+            return self._done()
         if not self.was_ready.is_set():
             if status == EX_CONFIG:
                 words = self._last_words(child) or "it did not say why"
@@ -242,6 +250,12 @@ class Unit:
                 raise StartError(why)
         said = self._last_words(child)
         return f"{_how(status)} while starting{f': {said[:300]}' if said else ''}"
+
+    def _done(self) -> str:
+        self._tell(State.DONE)
+        self.ready.set()
+        self.was_ready.set()
+        return "done"
 
     def _last_words(self, child: Child) -> str:
         return read_line(self.name, child.tail[-1])[0].words if child.tail else ""

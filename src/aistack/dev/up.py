@@ -23,7 +23,7 @@ from aistack.dev.preflight import (
     open_unix,
 )
 from aistack.dev.process import LineSink
-from aistack.dev.screen import Screen
+from aistack.dev.screen import Own, Screen
 from aistack.dev.state import write_state
 from aistack.dev.supervisor import Supervisor
 from aistack.dev.unit import Event
@@ -41,12 +41,16 @@ def main(
     config: Path | None = None,
     model: str = PACKAGED,
     verbose: bool = False,
+    own: Own | None = None,
 ) -> int:
-    """Run the stack in the foreground; the exit code. One line on stderr when it cannot start."""
+    """Run the stack in the foreground; the exit code. One line on stderr when it cannot start.
+
+    `own` is how the commands on the last screen are typed.
+    """
     screen = Screen(verbose=verbose)
     try:
         with _prepared(data_dir.expanduser().resolve(), port, config, model, screen) as stack:
-            asyncio.run(stack.live())
+            asyncio.run(stack.live(own or Own()))
     except StartError as error:
         screen.failed(str(error))
         return EX_CONFIG
@@ -107,7 +111,7 @@ class _Stack:
             programs.front(paths, listening, body_bytes=body_bytes),
         ]
 
-    async def live(self) -> None:
+    async def live(self, own: Own) -> None:
         """From the first process to the last. Raises StartError."""
 
         def report(event: Event) -> None:
@@ -133,7 +137,7 @@ class _Stack:
         asking = asyncio.create_task(asked.wait())
         try:
             if await self._before(asking, supervisor.start()):
-                self._announce()
+                self._announce(own)
                 await self._before(asking, supervisor.wait())
         finally:
             asked.set()
@@ -156,7 +160,7 @@ class _Stack:
         await doing
         return True
 
-    def _announce(self) -> None:
+    def _announce(self, own: Own) -> None:
         host, port = self._listening.getsockname()
         base_url = f"http://{host}:{port}"
         endpoint = {
@@ -166,7 +170,7 @@ class _Stack:
             "pid": os.getpid(),
         }
         write_private(self._paths.endpoint, json.dumps(endpoint, indent=1).encode())
-        self._screen.ready(base_url, self._keys.default_key_file, self._paths.logs)
+        self._screen.ready(base_url, self._keys.default_key_file, self._paths.logs, own)
 
     def _sink(self, program: str) -> LineSink:
         log = LogFile(self._paths.logs, program, self._screen.output)
