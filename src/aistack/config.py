@@ -168,6 +168,9 @@ class AidbConfig(Section):
     document_bytes: int = Field(10_485_760, ge=1)
     chunk_tokens: int = Field(200, ge=32, le=8192)
     chunk_overlap: int = Field(32, ge=0)
+    document_chunks: int = Field(
+        20_000, ge=1, description="chunks of one document; one that makes more fails"
+    )
     embedding_model: Path | None = Field(
         None, description="directory with the model's tokenizer; as embeddings.model"
     )

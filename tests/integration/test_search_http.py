@@ -24,6 +24,51 @@ def filled(aidb: AidbProcess) -> AidbProcess:
     return aidb
 
 
+HALF = "\\ud800"
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        f'{{"{HALF}": {{"eq": "a"}}}}',
+        f'{{"metadata.{HALF}": {{"exists": true}}}}',
+        f'{{"{HALF}": {{"eq": [[1]]}}}}',
+        f'{{"{HALF}": {{"like": 1}}}}',
+        f'{{"a": {{"eq": "{HALF}"}}}}',
+        f'{{"a": {{"in": ["x", "{HALF}"]}}}}',
+        f'{{"a": {{"gte": "{HALF}"}}}}',
+        f'{{"a": {{"{HALF}": 1}}}}',
+        f'{{"source": {{"eq": "{HALF}"}}}}',
+        f'{{"source": {{"in": ["{HALF}"]}}}}',
+        f'{{"title": {{"lt": "{HALF}"}}}}',
+        f'{{"a": {{"eq": {2**63}}}}}',
+        f'{{"a": {{"eq": {10**300}}}}}',
+        f'{{"a": {{"in": [{-(10**30)}]}}}}',
+        '{"a": {"eq": 1e400}}',
+    ],
+)
+def test_filters_that_nothing_can_hold_are_refused(filled: AidbProcess, filters: str) -> None:
+    with filled.client() as client:
+        answer = client.post(
+            "/v1/search",
+            content=f'{{"query": "lake", "filters": {filters}}}',
+            headers={"content-type": "application/json"},
+        )
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("body", ['"query": "%s"', '"query": "a", "collection": "%s"', '"%s": 1'])
+def test_half_a_surrogate_pair_is_refused_everywhere(filled: AidbProcess, body: str) -> None:
+    with filled.client() as client:
+        answer = client.post(
+            "/v1/search",
+            content="{" + body % HALF + "}",
+            headers={"content-type": "application/json"},
+        )
+    assert answer.status_code == 422, answer.text
+
+
 def test_hits_carry_all_that_a_reader_needs(filled: AidbProcess) -> None:
     answer = search(filled, query="small lake", filters={"year": {"gte": 2026, "lt": 2027}})
     assert answer.status_code == 200, answer.text

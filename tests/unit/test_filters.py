@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aistack.aidb.filters import MAX_CONDITIONS, MAX_VALUES, parse
+from aistack.aidb.search_model import SearchRequest
 from aistack.service.errors import Unprocessable
 
 
@@ -38,7 +39,17 @@ def test_a_metadata_key_may_have_the_name_of_a_field() -> None:
     ("raw", "words"),
     [
         ({"": {"eq": 1}}, "1 to 128"),
-        ({"a\0": {"eq": 1}}, "1 to 128"),
+        ({"a\0": {"eq": 1}}, "NUL"),
+        ({"x" * 129: {"eq": 1}}, "1 to 128"),
+        ({"a\ud800": {"eq": 1}}, "not valid Unicode"),
+        ({"metadata.\udfff": {"exists": True}}, "not valid Unicode"),
+        ({"a": {"eq": "\ud800"}}, "not valid Unicode"),
+        ({"a": {"in": ["x", "\udc00"]}}, "not valid Unicode"),
+        ({"a": {"gt": "\ud800"}}, "not valid Unicode"),
+        ({"source": {"eq": "\ud800"}}, "not valid Unicode"),
+        ({"a": {"eq": 2**63}}, "64 bits"),
+        ({"a": {"in": [1, -(2**63) - 1]}}, "64 bits"),
+        ({"a": {"lt": -(10**400)}}, "64 bits"),
         ({"a": {}}, "give an object"),
         ({"a": 5}, "give an object"),
         ({"a": {"like": "x"}}, "unknown operator"),
@@ -63,3 +74,11 @@ def test_what_makes_no_sense_is_refused_with_the_field(raw: dict[str, Any], word
     with pytest.raises(Unprocessable, match=words) as caught:
         parse(raw)
     assert caught.value.detail.startswith("filters")
+    # The sentence goes into the answer.
+    caught.value.detail.encode()
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])
+def test_numbers_of_64_bits_are_taken(number: int) -> None:
+    request = SearchRequest("x", "default", filters=parse({"a": {"eq": number}}))
+    assert str(number).encode() in request.canonical()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pypdf import PdfReader, PdfWriter
 
 from aistack.aidb import parsing
-from aistack.aidb.parsing import ParsedDocument, ParseError, UnsupportedType
+from aistack.aidb.parsing import ParsedDocument, ParseError, UnsupportedType, pdf
 from fix_data import make_pdf
 
 
@@ -141,6 +142,21 @@ def encrypted(password: str) -> bytes:
 
 def test_a_pdf_with_an_empty_password_is_read() -> None:
     assert "Behind a lock." in parsing.parse(encrypted(""), "application/pdf").text
+
+
+def test_a_page_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One page; the time is up when its second operation begins.
+    moments = iter([0.0, 0.0, 0.0])
+    clock = SimpleNamespace(monotonic=lambda: next(moments, pdf.MAX_SECONDS + 1))
+    monkeypatch.setattr(pdf, "time", clock)
+    with pytest.raises(ParseError, match="longer than 120 seconds"):
+        parsing.parse(make_pdf(["One page of some words."]), "application/pdf")
+
+
+@pytest.mark.parametrize("charset", ["unicode_escape", "raw_unicode_escape"])
+def test_a_charset_cannot_smuggle_in_half_a_surrogate_pair(charset: str) -> None:
+    with pytest.raises(ParseError, match="not valid Unicode"):
+        parsing.check(b"a \\ud800 b", f"text/plain; charset={charset}")
 
 
 GOOD_PDF = make_pdf(["Some words on a page."])

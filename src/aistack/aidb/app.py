@@ -11,21 +11,22 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from aistack.aidb import documents, examples, schemas, store
+from aistack.aidb.accept import accept
 from aistack.aidb.documents import Upload, checked_collection_name, checked_upload
 from aistack.aidb.parts import Parts
 from aistack.aidb.search_schemas import SearchIn, SearchOut
 from aistack.config import Config
 from aistack.service.app import Service, caller, scope, service_router
+from aistack.service.disconnect import ClientGone
 from aistack.service.docs import example
 from aistack.service.errors import BadRequest, UnsupportedMedia
 
 _METADATA: TypeAdapter[dict[str, schemas.MetadataValue]] = TypeAdapter(
     dict[str, schemas.MetadataValue]
 )
-#: A large collection takes its time; the request's own deadline may be sooner.
-_DELETE_SECONDS = 300.0
 _FORM_FIELDS = frozenset({"file", "collection", "source", "title", "content_type", "metadata"})
 
 _UPLOAD_BODY = {
@@ -83,11 +84,18 @@ def create(config: Config) -> Service:
         return schemas.CollectionOut.of(collection)
 
     @router.get("/v1/collections", **example(scope("documents.read"), examples.LIST_COLLECTIONS))
-    async def list_collections() -> schemas.CollectionList:
-        """All collections, by name."""
+    async def list_collections(
+        limit: Annotated[int, Query(ge=1, le=100)] = 100,
+        cursor: Annotated[str | None, Query(max_length=200)] = None,
+    ) -> schemas.CollectionList:
+        """Collections, by name."""
+        after = schemas.decode_name_cursor(cursor)
         async with postgres.connection("collections.list") as connection:
-            found = await store.list_collections(connection)
-        return schemas.CollectionList(data=[schemas.CollectionOut.of(one) for one in found])
+            found, following = await store.list_collections(connection, limit=limit, after=after)
+        return schemas.CollectionList(
+            data=[schemas.CollectionOut.of(one) for one in found],
+            next_cursor=schemas.encode_name_cursor(following),
+        )
 
     @router.get(
         "/v1/collections/{name}",
@@ -109,9 +117,17 @@ def create(config: Config) -> Service:
         ),
     )
     async def delete_collection(name: str) -> None:
-        """Remove a collection with all its documents."""
-        async with postgres.connection("collections.delete", timeout=_DELETE_SECONDS) as connection:
-            await store.delete_collection(connection, checked_collection_name(name))
+        """Remove a collection with all its documents.
+
+        A large one goes in parts: after a 504 send it again, and it goes on where it was.
+        """
+        checked_collection_name(name)
+        gone = False
+        while not gone:
+            async with postgres.connection(
+                "collections.delete", timeout=parts.request_seconds
+            ) as connection:
+                gone = await store.delete_collection(connection, name)
 
     @router.post(
         "/v1/documents",
@@ -135,9 +151,12 @@ def create(config: Config) -> Service:
         A document is known by its collection and source: other bytes under the same source replace
         it, and the old ones stay searchable until the new ones are.
         """
-        upload = await _read_upload(request, limit_bytes)
+        try:
+            upload = await _read_upload(request, limit_bytes)
+        except ClientDisconnect as error:
+            raise ClientGone("The client went away before its document was here.") from error
         async with postgres.connection("documents.accept") as connection:
-            accepted = await store.accept(connection, parts.queue, upload)
+            accepted = await accept(connection, parts.queue, upload)
         response.status_code = 202 if accepted.queued else 200
         response.headers["location"] = f"/v1/documents/{accepted.document.id}"
         return schemas.DocumentOut.of(accepted.document)
@@ -200,7 +219,9 @@ def create(config: Config) -> Service:
     )
     async def delete_document(document_id: UUID) -> None:
         """Remove a document, its chunks and its vectors."""
-        async with postgres.connection("documents.delete", timeout=_DELETE_SECONDS) as connection:
+        async with postgres.connection(
+            "documents.delete", timeout=parts.request_seconds
+        ) as connection:
             await store.delete_document(connection, document_id)
 
     @router.post(
@@ -218,7 +239,7 @@ def create(config: Config) -> Service:
         start=parts.start,
         stop=parts.stop,
         needs=parts.needs,
-        heartbeats=[parts.worker.beats],
+        heartbeats=parts.heartbeats,
     )
 
 

@@ -28,14 +28,6 @@ DEFAULT_COLLECTION = "default"
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
-#: Content types that are parsed, and the file endings that stand for them.
-CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {
-    "text/plain": (".txt", ".text", ".rst", ".log"),
-    "text/markdown": (".md", ".markdown", ".mdown"),
-    "text/html": (".html", ".htm", ".xhtml"),
-    "application/pdf": (".pdf",),
-}
-_BY_ENDING = {ending: kind for kind, endings in CONTENT_TYPES.items() for ending in endings}
 _CHARSET = re.compile(r"charset=\"?(?!utf-?8\b)([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
 _ALIASES = {
     "text/x-markdown": "text/markdown",
@@ -78,8 +70,22 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Pending:
+    """What becomes of a searchable document's attributes when its newer bytes are searchable."""
+
+    title: str | None
+    content_type: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """A stored document. `chunk_count` is of the version that is searchable now."""
+    """A stored document.
+
+    `title`, `content_type`, `metadata` and `chunk_count` are of the version that is searchable now
+    (of the newest where none is yet), `sha256` and `byte_size` of the newest. `pending` holds the
+    attributes of the newest while an older one is searchable.
+    """
 
     id: UUID
     collection: str
@@ -97,6 +103,7 @@ class Document:
     key_id: str
     created_at: datetime
     updated_at: datetime
+    pending: Pending | None
     job: Job | None
 
 
@@ -178,15 +185,15 @@ def checked_content_type(content_type: str | None, name: str | None) -> str:
     given, _, parameters = (content_type or "").partition(";")
     given = given.strip().lower()
     if given in ("", "application/octet-stream"):
-        return _BY_ENDING.get(PurePosixPath(name or "").suffix.lower(), "text/plain")
+        return parsing.BY_ENDING.get(PurePosixPath(name or "").suffix.lower(), "text/plain")
     given = _ALIASES.get(given, given)
-    if given not in CONTENT_TYPES and given.startswith("text/"):
+    if given not in parsing.CONTENT_TYPES and given.startswith("text/"):
         given = "text/plain"
-    if given in CONTENT_TYPES:
+    if given in parsing.CONTENT_TYPES:
         charset = _CHARSET.search(parameters)
         return f"{given}; charset={charset[1].lower()}" if charset else given
     raise UnsupportedMedia(
-        f"{given[:80]!r} is not read here: send one of {', '.join(CONTENT_TYPES)}."
+        f"{given[:80]!r} is not read here: send one of {', '.join(parsing.CONTENT_TYPES)}."
     )
 
 

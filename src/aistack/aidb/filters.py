@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, cast
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from aistack.aidb.documents import check_text
 from aistack.service.errors import Unprocessable
 
 Value = str | int | float | bool
@@ -74,9 +75,10 @@ def parse(raw: Mapping[str, Any] | None) -> Filter:
     """Read `filters` of a request. Raises Unprocessable with the field and what is allowed."""
     conditions: list[Condition] = []
     for name, operators in (raw or {}).items():
-        where = f"filters.{name[:MAX_FIELD_CHARS]}"
-        if not name or len(name) > MAX_FIELD_CHARS or "\0" in name:
-            raise Unprocessable(f"{where}: a field name has 1 to {MAX_FIELD_CHARS} characters.")
+        if not name or len(name) > MAX_FIELD_CHARS:
+            raise Unprocessable(f"filters: a field name has 1 to {MAX_FIELD_CHARS} characters.")
+        check_text("filters: a field name", name)
+        where = f"filters.{name}"
         if not isinstance(operators, Mapping) or not operators:
             raise Unprocessable(f"{where}: give an object with one of {', '.join(_OPERATORS)}.")
         metadata = name not in _COLUMNS
@@ -118,11 +120,13 @@ def _scalar(where: str, metadata: bool, field: str, given: Any) -> Value:
     value: Value = given
     if not isinstance(given, (str, int, float, bool)):
         raise Unprocessable(f"{where}: a string, number or boolean.")
-    if isinstance(value, str) and ("\0" in value or len(value) > MAX_VALUE_CHARS):
-        raise Unprocessable(f"{where}: at most {MAX_VALUE_CHARS} characters, none of them NUL.")
+    if isinstance(value, str):
+        if len(value) > MAX_VALUE_CHARS:
+            raise Unprocessable(f"{where}: at most {MAX_VALUE_CHARS} characters.")
+        check_text(where, value)
     if isinstance(value, float) and not math.isfinite(value):
         raise Unprocessable(f"{where}: a finite number.")
-    if isinstance(value, int) and abs(value) > 2**63:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise Unprocessable(f"{where}: a number of at most 64 bits.")
     if not metadata:
         if not isinstance(value, str):

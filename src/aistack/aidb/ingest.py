@@ -128,17 +128,23 @@ class Vectors:
 
 
 class Ingestion:
-    """Processes one version of one document; `cut` is the chunker."""
+    """Processes one version of one document; `cut` is the chunker.
+
+    A document of more than `most_chunks` chunks fails: its swap is one transaction.
+    """
 
     def __init__(
         self,
         postgres: Postgres,
         vectors: Vectors,
         cut: Callable[[ParsedDocument], Sequence[Chunk]],
+        *,
+        most_chunks: int,
     ) -> None:
         self._postgres = postgres
         self._vectors = vectors
         self._cut = cut
+        self._most_chunks = most_chunks
 
     async def run(self, document_id: UUID, version: int) -> None:
         """Make the version searchable, or mark it failed, or find that nobody wants it.
@@ -204,7 +210,7 @@ class Ingestion:
             cursor = await connection.execute(
                 "UPDATE documents SET state = 'processing', updated_at = now()"
                 " WHERE id = %s AND version = %s AND state IN ('pending', 'processing')"
-                " RETURNING content_type",
+                " RETURNING coalesce(pending ->> 'content_type', content_type)",
                 [document_id, version],
             )
             row = await cursor.fetchone()
@@ -222,7 +228,13 @@ class Ingestion:
     def _prepare(self, content: bytes, content_type: str) -> Prepared:
         """CPU work, in a thread. Raises ParseError."""
         parsed = parsing.parse(content, content_type)
-        return Prepared(parsed, tuple(indexed(chunk) for chunk in self._cut(parsed)))
+        chunks = self._cut(parsed)
+        if len(chunks) > self._most_chunks:
+            raise ParseError(
+                f"The document makes {len(chunks)} chunks; the limit is {self._most_chunks}"
+                " (aidb.document_chunks): split it."
+            )
+        return Prepared(parsed, tuple(indexed(chunk) for chunk in chunks))
 
     async def _fail(self, document_id: UUID, version: int, sentence: str) -> str:
         """The document is to blame; chunks of an older version stay searchable."""

@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -178,15 +177,11 @@ class Worker:
             asyncio.create_task(self._run(), name="ingest-worker"),
             asyncio.create_task(self._beat(), name="ingest-beat"),
         ]
+        self._tasks[0].add_done_callback(_log_end)
 
     async def stop(self) -> None:
         """Take no more jobs, wait for the running ones up to the drain time, give the rest back."""
-        run, *others = self._tasks
-        for task in (run, *others):
-            task.cancel()
-        for task in (run, *others):
-            with suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(self._tasks)
 
     async def _run(self) -> None:
         pause = 0.2
@@ -221,6 +216,22 @@ class Worker:
             if self._pausing or time.monotonic() - self._queue.connector.used < IDLE_SECONDS:
                 self._beats += 1
             await asyncio.sleep(1.0)
+
+
+async def end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel and await all; an exception of one is logged and keeps none of the others from it."""
+    for task in tasks:
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for task, end in zip(tasks, ends, strict=True):
+        if isinstance(end, Exception):
+            log.error("task_failed", task=task.get_name(), exc_info=end)
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    # Its heart stops with it, and the watchdog acts; the reason must be in the log by then.
+    if not task.cancelled():
+        log.error("ingest_worker_ended", exc_info=task.exception())
 
 
 async def sweep(connection: Connection, queue: Queue) -> tuple[int, int, int]:

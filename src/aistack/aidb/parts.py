@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -29,7 +29,7 @@ from aistack.stack import load_stack
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 0.25
+PAUSE_SECONDS = 0.5
 #: How long a start waits for the embeddings service when everything it must know is in the
 #: database.
 PATIENCE_SECONDS = 10.0
@@ -65,7 +65,10 @@ class Parts:
         self.worker = Worker(
             self.queue, concurrency=config.aidb.workers, drain_seconds=drain * DRAIN_SHARE
         )
-        self.upkeep: Upkeep | None = None
+        self.upkeep = Upkeep(self.postgres, self.queue)
+        #: How long a request may take, and with it a delete.
+        self.request_seconds = config.limits.request_seconds or entry.limits.request_seconds
+        self._working = False
         self._needs = entry.needs
 
     @property
@@ -82,6 +85,11 @@ class Parts:
             for probe, guard in (probes[name],)
         ]
 
+    @property
+    def heartbeats(self) -> Sequence[Callable[[], int]]:
+        """What must go on for as long as the service lives."""
+        return [self.worker.beats, *(loop.beats for loop in self.upkeep.loops)]
+
     async def start(self, runtime: Runtime) -> None:
         """Wait for the database, check schema and model, begin to work. Raises StartError.
 
@@ -92,15 +100,20 @@ class Parts:
         await self.postgres.open()
         await self._wait_for_embeddings(runtime)
         await self.queue.open()
-        ingestion = Ingestion(self.postgres, self.vectors, chunker.chunk)
+        ingestion = Ingestion(
+            self.postgres,
+            self.vectors,
+            chunker.chunk,
+            most_chunks=self.config.aidb.document_chunks,
+        )
         self.queue.handle(ingestion.run)
+        self._working = True
         self.worker.start()
-        self.upkeep = Upkeep(self.postgres, self.queue, ingestion)
-        self.upkeep.start()
+        self.upkeep.start(ingestion)
 
     async def stop(self) -> None:
         """Stop taking jobs, finish or give back the running ones, close the connections."""
-        if self.upkeep is not None:
+        if self._working:
             await self.upkeep.stop()
             await self.worker.stop()
         await self.embeddings.aclose()
@@ -146,20 +159,26 @@ class Parts:
 
     async def _wait_for_embeddings(self, runtime: Runtime) -> None:
         began = time.monotonic()
-        while True:
-            try:
-                await self.vectors.refresh()
-            except (Unavailable, Overloaded):
-                runtime.status("waiting for the embeddings service")
-                patient = time.monotonic() - began < PATIENCE_SECONDS
-                if not patient and await self._knows_its_set():
-                    # Lexical search works and uploads are kept; the rest comes back with the
-                    # service.
-                    log.warning("started_without_embeddings")
-                    return
-                await asyncio.sleep(PAUSE_SECONDS)
-            else:
+        while not await self._refreshed():
+            runtime.status("waiting for the embeddings service")
+            patient = time.monotonic() - began < PATIENCE_SECONDS
+            if not patient and await self._knows_its_set():
+                # Lexical search works and uploads are kept; the rest comes back with the service.
+                log.warning("started_without_embeddings")
                 return
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _refreshed(self) -> bool:
+        # On a cold start both begin at once, and the model takes longer to load than we do: that is
+        # no failure, and is not asked for under the breaker.
+        if not await self.embeddings.ready():
+            log.info("waiting_for_embeddings")
+            return False
+        try:
+            await self.vectors.refresh()
+        except (Unavailable, Overloaded):
+            return False
+        return True
 
     async def _knows_its_set(self) -> bool:
         async with self.postgres.connection("embedding_set.active") as connection:

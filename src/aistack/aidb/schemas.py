@@ -89,9 +89,10 @@ class CollectionOut(BaseModel):
 
 
 class CollectionList(BaseModel):
-    """All collections."""
+    """A page, by name; `next_cursor` is null on the last one."""
 
     data: list[CollectionOut]
+    next_cursor: str | None
 
 
 class JobOut(BaseModel):
@@ -102,10 +103,20 @@ class JobOut(BaseModel):
     attempts: int
 
 
-class DocumentOut(BaseModel):
-    """A document. `chunk_count` is of the version that is searchable now.
+class PendingOut(BaseModel):
+    """What the newest upload says of a document whose older version is searchable."""
 
-    `error` says why it failed, or what it is waiting for; `job` is null when there is none.
+    title: str | None
+    content_type: str
+    metadata: dict[str, MetadataValue]
+
+
+class DocumentOut(BaseModel):
+    """A document, as it is searchable now; `sha256` and `bytes` are of the newest upload.
+
+    `pending` has what else the newest upload changes once its bytes are searchable: null when they
+    are, or when no version is yet. `error` says why it failed, or what it is waiting for; `job` is
+    null when there is none.
     """
 
     id: UUID
@@ -124,12 +135,13 @@ class DocumentOut(BaseModel):
     searchable_version: int | None
     chunk_count: int
     error: str | None
+    pending: PendingOut | None
     job: JobOut | None
 
     @classmethod
     def of(cls, document: documents.Document) -> DocumentOut:
         """From the domain."""
-        job = document.job
+        job, pending = document.job, document.pending
         return cls(
             id=document.id,
             collection=document.collection,
@@ -147,6 +159,13 @@ class DocumentOut(BaseModel):
             searchable_version=document.ready_version,
             chunk_count=document.chunk_count,
             error=document.error,
+            pending=None
+            if pending is None
+            else PendingOut(
+                title=pending.title,
+                content_type=pending.content_type,
+                metadata=dict(pending.metadata),
+            ),
             job=None if job is None else JobOut(id=job.id, state=job.state, attempts=job.attempts),
         )
 
@@ -186,3 +205,21 @@ def decode_cursor(text: str | None) -> store.Cursor | None:
     if created_at.tzinfo is None:
         raise BadRequest("cursor is not one that this API gave.")
     return cursor
+
+
+def encode_name_cursor(name: str | None) -> str | None:
+    """Opaque to callers."""
+    return None if name is None else base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def decode_name_cursor(text: str | None) -> str | None:
+    """Raises BadRequest for anything that `encode_name_cursor` did not make."""
+    if text is None:
+        return None
+    try:
+        name = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest("cursor is not one that this API gave.") from error
+    if not documents.COLLECTION_NAME.fullmatch(name):
+        raise BadRequest("cursor is not one that this API gave.")
+    return name

@@ -3,31 +3,38 @@
 Every function works in the transaction of the connection it is given and never commits. Rows are
 locked in one order everywhere: a document, then its collection (the triggers on chunks lock the
 collection too), then the collection's terms; two writers can wait for each other, never in a ring.
+An upload, which may add a document, and the deletion of a collection, which must know them all,
+first meet at the collection's gate, an advisory lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from aistack.aidb.documents import DEFAULT_COLLECTION, Collection, Document, Job, State, Upload
+from aistack.aidb.documents import Collection, Document, Job, Pending, State
 from aistack.aidb.jobs import Queue
 from aistack.clients.postgres import Connection
-from aistack.service.errors import NotFound
+from aistack.service.errors import Conflict, NotFound
 
-Outcome = Literal["created", "replaced", "updated", "retried", "unchanged"]
+#: Chunks that one transaction of deleting a collection removes.
+CHUNKS_AT_ONCE = 10_000
+#: Any constant of our own; the other half of an advisory lock's key is the collection.
+_GATE = 0x_A15_7AC
+#: How often a write begins again because what it stood on was deleted meanwhile.
+TRIES = 8
 
 _DOCUMENT = """
     SELECT d.id, c.name, d.source, coalesce(d.title, d.parsed_title, d.source), d.content_type,
            encode(d.sha256, 'hex'), d.byte_size, d.metadata, d.state, d.error, d.version,
-           d.ready_version, d.chunk_count, d.key_id, d.created_at, d.updated_at,
+           d.ready_version, d.chunk_count, d.key_id, d.created_at, d.updated_at, d.pending,
            j.id, j.status::text, j.attempts
       FROM documents d
       JOIN collections c ON c.id = d.collection_id
@@ -49,30 +56,21 @@ class Cursor:
     id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of an upload. `created`, `replaced` and `retried` have a job under way."""
-
-    document: Document
-    outcome: Outcome
-
-    @property
-    def queued(self) -> bool:
-        """Whether there is work to wait for that this upload asked for."""
-        return self.outcome in ("created", "replaced", "retried")
-
-
 async def ensure_collection(
     connection: Connection, name: str, *, description: str = "", key: str
 ) -> tuple[Collection, bool]:
     """The collection of that name and whether it was made now; one that exists is left as it is."""
-    cursor = await connection.execute(
-        "INSERT INTO collections (name, description, key_id) VALUES (%s, %s, %s)"
-        " ON CONFLICT (name) DO NOTHING RETURNING id",
-        [name, description, key],
-    )
-    made = await cursor.fetchone() is not None
-    return await get_collection(connection, name), made
+    for _ in range(TRIES):
+        cursor = await connection.execute(
+            "INSERT INTO collections (name, description, key_id) VALUES (%s, %s, %s)"
+            " ON CONFLICT (name) DO NOTHING RETURNING id",
+            [name, description, key],
+        )
+        made = await cursor.fetchone() is not None
+        # Another's that was there may be gone by now.
+        with suppress(NotFound):
+            return await get_collection(connection, name), made
+    raise deleted_again_and_again()
 
 
 async def get_collection(connection: Connection, name: str) -> Collection:
@@ -80,32 +78,44 @@ async def get_collection(connection: Connection, name: str) -> Collection:
     cursor = await connection.execute(_COLLECTION + " WHERE c.name = %s", [name])
     row = await cursor.fetchone()
     if row is None:
-        raise _no_collection(name)
+        raise no_collection(name)
     return Collection(*row)
 
 
-async def list_collections(connection: Connection) -> list[Collection]:
-    """All of them, by name."""
-    cursor = await connection.execute(_COLLECTION + " ORDER BY c.name")
-    return [Collection(*row) for row in await cursor.fetchall()]
+async def list_collections(
+    connection: Connection, *, limit: int, after: str | None
+) -> tuple[list[Collection], str | None]:
+    """A page of collections, by name, and the name after which the next one begins."""
+    cursor = await connection.execute(
+        _COLLECTION + " WHERE %s::text IS NULL OR c.name > %s ORDER BY c.name LIMIT %s",
+        [after, after, limit + 1],
+    )
+    found = [Collection(*row) for row in await cursor.fetchall()]
+    return found[:limit], found[limit - 1].name if len(found) > limit else None
 
 
-async def delete_collection(connection: Connection, name: str) -> None:
-    """Remove a collection with everything in it. Raises NotFound."""
-    cursor = await connection.execute(
-        "SELECT d.id FROM documents d JOIN collections c ON c.id = d.collection_id"
-        " WHERE c.name = %s ORDER BY d.id FOR UPDATE OF d",
-        [name],
+async def delete_collection(
+    connection: Connection, name: str, *, at_once: int = CHUNKS_AT_ONCE
+) -> bool:
+    """Remove a collection with everything in it; True when it is gone.
+
+    One of more than `at_once` chunks loses some of its documents and is to be asked for again, in
+    another transaction: so each is short, and what is done stays done. Raises NotFound.
+    """
+    collection = await get_collection(connection, name)
+    if collection.chunk_count > at_once:
+        await _delete_some(connection, collection.id, at_once)
+        return False
+    collection_id = collection.id
+    await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_GATE, collection_id])
+    await connection.execute(
+        "SELECT 1 FROM documents WHERE collection_id = %s ORDER BY id FOR UPDATE", [collection_id]
     )
-    await cursor.fetchall()
-    # The lock keeps new documents out: their foreign key must wait for it.
     cursor = await connection.execute(
-        "SELECT id FROM collections WHERE name = %s FOR UPDATE", [name]
+        "SELECT 1 FROM collections WHERE id = %s FOR UPDATE", [collection_id]
     )
-    row = await cursor.fetchone()
-    if row is None:
-        raise _no_collection(name)
-    collection_id = row[0]
+    if await cursor.fetchone() is None:
+        raise no_collection(name)
     # All postings at once; the triggers then find no terms left to subtract from.
     await connection.execute(
         "DELETE FROM postings p USING terms t WHERE t.collection_id = %s AND p.term_id = t.id",
@@ -124,91 +134,39 @@ async def delete_collection(connection: Connection, name: str) -> None:
         " VALUES ('collection_deleted', %s, %s)",
         [collection_id, name],
     )
+    return True
 
 
-async def accept(connection: Connection, queue: Queue, upload: Upload) -> Accepted:
-    """Store an upload and its job, in one transaction; the same again is no work.
+async def enter_gate(connection: Connection, collection_id: int) -> None:
+    """From now until the commit nobody deletes the collection; it may be gone already."""
+    await connection.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", [_GATE, collection_id])
 
-    Raises NotFound for a collection that is not there (the default one is made at need).
-    """
-    collection_id = await _collection_id(connection, upload)
-    document_id = uuid4()
+
+async def _delete_some(connection: Connection, collection_id: int, chunks: int) -> None:
+    """Remove documents until `chunks` are gone."""
     cursor = await connection.execute(
-        "INSERT INTO documents (id, collection_id, source, title, content_type, sha256, byte_size,"
-        " metadata, key_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (collection_id, source) DO NOTHING",
-        [
-            document_id,
-            collection_id,
-            upload.source,
-            upload.title,
-            upload.content_type,
-            upload.sha256,
-            len(upload.content),
-            Jsonb(dict(upload.metadata)),
-            upload.key_id,
-        ],
+        "SELECT id, version FROM documents WHERE id IN (SELECT id FROM ("
+        " SELECT id, sum(chunk_count) OVER (ORDER BY id) - chunk_count AS before"
+        "   FROM documents WHERE collection_id = %s) AS counted WHERE before < %s)"
+        " ORDER BY id FOR UPDATE",
+        [collection_id, chunks],
     )
-    if cursor.rowcount == 1:
-        await _store_content(connection, document_id, upload.content)
-        await enqueue(connection, queue, document_id, 1)
-        return Accepted(await get_document(connection, document_id), "created")
-    document_id, outcome = await _merge(connection, queue, collection_id, upload)
-    return Accepted(await get_document(connection, document_id), outcome)
-
-
-async def _merge(
-    connection: Connection, queue: Queue, collection_id: int, upload: Upload
-) -> tuple[UUID, Outcome]:
-    """An upload whose source is known already."""
-    cursor = await connection.execute(
-        "SELECT id, sha256, content_type, title, metadata, state, version, ready_version"
-        " FROM documents WHERE collection_id = %s AND source = %s FOR UPDATE",
-        [collection_id, upload.source],
+    found = await cursor.fetchall()
+    ids = [row[0] for row in found]
+    await connection.execute(
+        "WITH changed AS (UPDATE collections SET epoch = epoch + 1, updated_at = now()"
+        " WHERE id = %s RETURNING id, name)"
+        " INSERT INTO outbox (kind, collection_id, collection_name, document_id, version)"
+        " SELECT 'document_deleted', c.id, c.name, d.id, d.version"
+        "   FROM changed c, unnest(%s::uuid[], %s::int[]) AS d(id, version)",
+        [collection_id, ids, [row[1] for row in found]],
     )
-    row = await cursor.fetchone()
-    if row is None:
-        # Deleted between the two statements: the caller may simply send it again.
-        raise NotFound("The document was deleted at the same moment: send it again.")
-    document_id, sha256, content_type, title, metadata, state, version, ready = row
-    if (sha256, content_type) != (upload.sha256, upload.content_type):
-        await connection.execute(
-            "UPDATE documents SET sha256 = %s, content_type = %s, byte_size = %s, title = %s,"
-            " metadata = %s, key_id = %s, version = version + 1, state = 'pending', error = NULL,"
-            " interruptions = 0, updated_at = now() WHERE id = %s",
-            [
-                upload.sha256,
-                upload.content_type,
-                len(upload.content),
-                upload.title,
-                Jsonb(dict(upload.metadata)),
-                upload.key_id,
-                document_id,
-            ],
-        )
-        await _store_content(connection, document_id, upload.content)
-        await enqueue(connection, queue, document_id, version + 1)
-        return document_id, "replaced"
-    outcome: Outcome = "unchanged"
-    if title != upload.title or metadata != dict(upload.metadata):
-        await connection.execute(
-            "UPDATE documents SET title = %s, metadata = %s, key_id = %s, updated_at = now()"
-            " WHERE id = %s",
-            [upload.title, Jsonb(dict(upload.metadata)), upload.key_id, document_id],
-        )
-        if ready is not None:
-            await record_change(connection, "document_indexed", collection_id, document_id, ready)
-        outcome = "updated"
-    if state == "failed":
-        # The same bytes again is how a person says "try once more".
-        await connection.execute(
-            "UPDATE documents SET state = 'pending', error = NULL, interruptions = 0,"
-            " updated_at = now() WHERE id = %s",
-            [document_id],
-        )
-        await enqueue(connection, queue, document_id, version)
-        outcome = "retried"
-    return document_id, outcome
+    await connection.execute(
+        "DELETE FROM procrastinate_jobs j USING documents d"
+        " WHERE d.id = ANY(%s) AND j.id = d.job_id AND j.status = 'todo'",
+        [ids],
+    )
+    await connection.execute("DELETE FROM documents WHERE id = ANY(%s)", [ids])
 
 
 async def get_document(connection: Connection, document_id: UUID) -> Document:
@@ -312,34 +270,19 @@ async def record_change(
     )
 
 
-async def _collection_id(connection: Connection, upload: Upload) -> int:
-    query = "SELECT id FROM collections WHERE name = %s"
-    cursor = await connection.execute(query, [upload.collection])
-    row = await cursor.fetchone()
-    if row is None:
-        if upload.collection != DEFAULT_COLLECTION:
-            raise _no_collection(upload.collection)
-        made, _ = await ensure_collection(connection, upload.collection, key=upload.key_id)
-        return made.id
-    return int(row[0])
-
-
-async def _store_content(connection: Connection, document_id: UUID, content: bytes) -> None:
-    await connection.execute(
-        "INSERT INTO document_contents (document_id, content) VALUES (%b, %b)"
-        " ON CONFLICT (document_id) DO UPDATE SET content = EXCLUDED.content",
-        [document_id, content],
-    )
-
-
 def _document(row: Sequence[Any]) -> Document:
-    job = None if row[16] is None else Job(*row[16:19])
-    return Document(*[*row[:16], job])
+    pending = None if row[16] is None else Pending(**row[16])
+    job = None if row[17] is None else Job(*row[17:20])
+    return Document(*[*row[:16], pending, job])
 
 
-def _no_collection(name: str) -> NotFound:
+def no_collection(name: str) -> NotFound:
     known = orjson.dumps(name).decode()
     return NotFound(f"There is no collection {known}: make it with POST /v1/collections.")
+
+
+def deleted_again_and_again() -> Conflict:
+    return Conflict("It was deleted again and again at the same moment: send it again.")
 
 
 def _no_document(document_id: UUID) -> NotFound:

@@ -114,6 +114,10 @@ async def swap_chunks(
         await connection.execute(
             "UPDATE documents SET state = 'ready', error = NULL, ready_version = %s,"
             " parsed_title = %s, chunk_count = %s, analyzer = %s, interruptions = 0,"
+            # What a search shows and filters by changes with the chunks that it belongs to.
+            " title = CASE WHEN pending IS NULL THEN title ELSE pending ->> 'title' END,"
+            " content_type = coalesce(pending ->> 'content_type', content_type),"
+            " metadata = coalesce(pending -> 'metadata', metadata), pending = NULL,"
             " updated_at = now() WHERE id = %s",
             [version, title, len(chunks), ANALYZER_VERSION, document_id],
         )

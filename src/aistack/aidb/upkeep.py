@@ -1,16 +1,22 @@
-"""What aidb does by itself, beside requests and jobs: sweeping the queue, following the model."""
+"""What aidb does by itself, beside requests and jobs: sweeping the queue, following the model.
+
+Three loops. One that meets a dependency that is away tries again at its next turn; so does one
+whose query fails in a way that we did not expect, because its transaction leaves nothing behind.
+What else goes wrong ends the loop, is logged, and stops its heartbeat, so that the watchdog acts.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
+import psycopg
 import structlog
 
 from aistack.aidb import jobs
 from aistack.aidb.ingest import QUEUED, SEARCHABLE, Ingestion
-from aistack.aidb.jobs import SWEEP_SECONDS, WAITING, Queue
+from aistack.aidb.jobs import SWEEP_SECONDS, WAITING, Queue, end_tasks
 from aistack.clients.postgres import Connection, Postgres
 from aistack.service.errors import StartError
 
@@ -22,67 +28,106 @@ PRUNE_SECONDS = 3600.0
 #: Lines of the outbox that nobody has fetched by then are dropped: an index that was away for
 #: longer is rebuilt from the tables.
 OUTBOX_DAYS = 7
+#: A turn that takes longer hangs: it is a few bounded queries, or some calls to embeddings.
+TURN_SECONDS = 300.0
+BEAT_SECONDS = 1.0
+
+#: Whether there is more to do at once.
+Turn = Callable[[], Awaitable[bool]]
+
+
+class Loop:
+    """One turn every `seconds`, for ever; `beats` tells that it lives."""
+
+    def __init__(self, name: str, turn: Turn, seconds: float) -> None:
+        self.name = name
+        self._turn = turn
+        self._seconds = seconds
+        self._beats = 0
+        self._began: float | None = None
+
+    def beats(self) -> int:
+        """Grows every second while the loop runs, waiting or in a turn that does not hang."""
+        return self._beats
+
+    async def run(self) -> None:
+        """Ends only with what nobody expected."""
+        turns = asyncio.create_task(self._turns(), name=f"{self.name}-turns")
+        try:
+            while not turns.done():
+                if self._began is None or time.monotonic() - self._began < TURN_SECONDS:
+                    self._beats += 1
+                await asyncio.wait({turns}, timeout=BEAT_SECONDS)
+            log.error("upkeep_ended", loop=self.name, exc_info=turns.exception())
+        finally:
+            if not turns.done():
+                await end_tasks([turns])
+
+    async def _turns(self) -> None:
+        while True:
+            self._began = time.monotonic()
+            more = False
+            try:
+                more = await self._turn()
+            except WAITING as error:
+                log.warning("upkeep_waits", loop=self.name, error=type(error).__name__)
+            except psycopg.Error as error:
+                log.error("upkeep_failed", loop=self.name, exc_info=error)
+            self._began = None
+            if not more:
+                await asyncio.sleep(self._seconds)
 
 
 class Upkeep:
-    """Three loops; one that meets a dependency that is away tries again at its next turn."""
+    """The loops; their heartbeats exist before they start."""
 
-    def __init__(self, postgres: Postgres, queue: Queue, ingestion: Ingestion) -> None:
+    def __init__(self, postgres: Postgres, queue: Queue) -> None:
         self._postgres = postgres
         self._queue = queue
-        self._ingestion = ingestion
+        self._ingestion: Ingestion | None = None
         self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        """Begin; the first turn of each loop is at once."""
-        loops = (
-            (self._sweep, SWEEP_SECONDS),
-            (self._follow_model, MODEL_SECONDS),
-            (self._prune, PRUNE_SECONDS),
+        self.loops: Sequence[Loop] = (
+            Loop("sweep", self._sweep, SWEEP_SECONDS),
+            Loop("follow_model", self._follow_model, MODEL_SECONDS),
+            Loop("prune", self._prune, PRUNE_SECONDS),
         )
-        self._tasks = [
-            asyncio.create_task(_repeat(turn, seconds), name=turn.__name__.strip("_"))
-            for turn, seconds in loops
-        ]
+
+    def start(self, ingestion: Ingestion) -> None:
+        """Begin; the first turn of each loop is at once."""
+        self._ingestion = ingestion
+        self._tasks = [asyncio.create_task(loop.run(), name=loop.name) for loop in self.loops]
 
     async def stop(self) -> None:
-        """End the loops."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        """End the loops; what one of them raises is logged."""
+        await end_tasks(self._tasks)
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
         async with self._postgres.connection("sweep") as connection:
             await jobs.sweep(connection, self._queue)
             await _count(connection)
+        return False
 
-    async def _follow_model(self) -> None:
+    async def _follow_model(self) -> bool:
+        assert self._ingestion is not None, "given before the loops begin"
         try:
-            while (filled := await self._ingestion.fill()) > 0:
-                log.info("embedding_set_filled", chunks=filled)
+            filled = await self._ingestion.fill()
         except StartError as error:
             # The model was changed under us for one of another dimension: nothing can be embedded
             # until somebody acts, and searches say so themselves.
             log.error("embedding_set_mismatch", reason=str(error))
+            return False
+        if filled:
+            log.info("embedding_set_filled", chunks=filled)
+        return filled > 0
 
-    async def _prune(self) -> None:
+    async def _prune(self) -> bool:
         async with self._postgres.connection("prune") as connection:
             await connection.execute(
                 "DELETE FROM outbox WHERE done_at IS NOT NULL"
                 " OR created_at < now() - make_interval(days => %s)",
                 [OUTBOX_DAYS],
             )
-
-
-async def _repeat(turn: Callable[[], Awaitable[None]], seconds: float) -> None:
-    while True:
-        try:
-            await turn()
-        except WAITING as error:
-            log.warning("upkeep_waits", loop=turn.__name__, error=type(error).__name__)
-        await asyncio.sleep(seconds)
+        return False
 
 
 async def _count(connection: Connection) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
+from uuid import UUID
 
 import typer
 
+from aistack.cli.errors import CliError
 from aistack.cli.output import clean, size
 from aistack.cli.session import Session, agreed, command
+
+if TYPE_CHECKING:
+    from aistack.cli.api import Api
 
 documents_app = typer.Typer(no_args_is_help=True, help="What is stored.")
 collections_app = typer.Typer(no_args_is_help=True, help="Where it is stored.")
@@ -67,9 +72,8 @@ def show_document(
     text: Annotated[bool, typer.Option("--text", help="Its text instead of its record.")] = False,
 ) -> None:
     """Show one document."""
-    path = f"/v1/documents/{quote(document_id, safe='')}"
     with session.api() as api:
-        answer = api.json("GET", path + "/text" if text else path, repeat=True)
+        answer = _one(api, "GET", document_id, "/text" if text else "", repeat=True)
     if session.out.as_json:
         session.out.document(answer)
     elif text:
@@ -86,19 +90,31 @@ def delete_document(
     """Delete documents with their chunks."""
     with session.api() as api:
         for identifier in document_ids:
-            api.json("DELETE", f"/v1/documents/{quote(identifier, safe='')}")
+            _one(api, "DELETE", identifier)
             session.out.note(f"deleted {identifier}")
     if session.out.as_json:
         session.out.document({"deleted": document_ids})
+
+
+def _one(api: Api, method: str, identifier: str, below: str = "", *, repeat: bool = False) -> Any:
+    """Ask for one document. Raises CliError for what is not even an id."""
+    try:
+        known = UUID(identifier)
+    except ValueError:
+        raise CliError(
+            f"there is no document {identifier}",
+            fix="an id looks like one of `aistack documents list`",
+        ) from None
+    return api.json(method, f"/v1/documents/{known}{below}", repeat=repeat)
 
 
 @command(collections_app, "list")
 def list_collections(session: Session) -> None:
     """List the collections."""
     with session.api() as api:
-        answer = api.json("GET", "/v1/collections", repeat=True)
+        found = list(api.pages("/v1/collections", {"limit": 100}))
     if session.out.as_json:
-        session.out.document(answer)
+        session.out.document({"data": found})
         return
     rows = [
         (
@@ -107,7 +123,7 @@ def list_collections(session: Session) -> None:
             _plain(c.get("chunk_count", "")),
             c.get("description") or "",
         )
-        for c in answer["data"]
+        for c in found
     ]
     session.out.table(("name", "documents", "chunks", "description"), rows)
 

@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aistack.clients.http import PeerClient
-from aistack.models import EmbeddingSet
+from aistack.models import UNIT_TOLERANCE, EmbeddingSet
 from aistack.service.errors import NotFound, Unavailable
 
 Vectors = NDArray[np.float32]
 
 #: UTF-8 bytes of the texts of one request: well under the service's body limit when escaped.
 REQUEST_BYTES = 1_048_576
-#: How far the squared length of a vector may be from 1 (float32 sums).
-UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,10 @@ class EmbeddingsClient:
             await self._request(part, model) for part in _parts(texts, model.client_batch)
         ] or [np.empty((0, model.identity.dimension), dtype=np.float32)]
         return model.identity, np.concatenate(parts)
+
+    async def ready(self) -> bool:
+        """Whether the service has started; costs the breaker nothing."""
+        return await self._peer.ready()
 
     async def probe(self) -> None:
         """Raises when the service does not answer as it should."""

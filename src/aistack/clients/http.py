@@ -24,6 +24,8 @@ from aistack.service.errors import (
 )
 from aistack.service.tracing import outgoing_headers
 
+READY_SECONDS = 2.0
+
 #: Answers of a dependency that a later attempt may better.
 _TRANSIENT = frozenset({502, 503, 504})
 _REFUSALS: Mapping[int, type[StackError]] = {
@@ -144,6 +146,19 @@ class PeerClient:
                 yield response
             finally:
                 await response.aclose()
+
+    async def ready(self) -> bool:
+        """Whether it answers, and not that it is still starting: for waiting until it has started.
+
+        Outside the guard: that a service is not there yet says nothing about how it will answer,
+        and must not open the breaker.
+        """
+        try:
+            response = await self._client.get("/readyz", timeout=READY_SECONDS)
+        except httpx.TransportError:
+            return False
+        # Not 200 alone: over TCP the probes of a service may be refused to us.
+        return response.status_code not in _TRANSIENT
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request, Response
 
@@ -19,17 +18,9 @@ from aistack.embeddings.engines import open_encoder
 from aistack.embeddings.scheduler import Pass, Scheduler
 from aistack.models import EmbeddingSet, ModelFiles
 from aistack.service.app import Need, Runtime, Service, scope, service_router
+from aistack.service.disconnect import while_connected
 from aistack.service.docs import example
-from aistack.service.errors import (
-    BadRequest,
-    NotFound,
-    StackError,
-    StartError,
-    TooLarge,
-    Unavailable,
-)
-
-T = TypeVar("T")
+from aistack.service.errors import BadRequest, NotFound, StartError, TooLarge, Unavailable
 
 #: Attempts to load the model, and the pause before the second (doubled before the third), for
 #: what may pass: a disk that is not mounted yet, memory that another service gives back.
@@ -56,14 +47,6 @@ curl "$AISTACK_URL/embed" \\
 MODELS_EXAMPLE = """
 curl "$AISTACK_URL/v1/models" -H "Authorization: Bearer $AISTACK_API_KEY"
 """
-
-
-class ClientGone(StackError):
-    """Nobody waits for the answer; the status is for the log and the metrics (as nginx has it)."""
-
-    status = 499
-    slug = "client-gone"
-    title = "The client went away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +192,7 @@ def create(config: Config) -> Service:
                 param="dimensions",
             )
         texts = _texts(body.input, "input", service.config)
-        embedded = await _while_connected(request, loaded.embedder.embed(texts))
+        embedded = await while_connected(request, loaded.embedder.embed(texts))
         return _answer(
             schemas.openai_body(embedded, identity, encode=body.encoding_format), embedded
         )
@@ -226,7 +209,7 @@ def create(config: Config) -> Service:
                         f"inputs[{index}] has more than {loaded.encoder.max_tokens} tokens, and"
                         " truncate is false."
                     )
-        embedded = await _while_connected(request, loaded.embedder.embed(texts))
+        embedded = await while_connected(request, loaded.embedder.embed(texts))
         return _answer(schemas.tei_body(embedded), embedded)
 
     @router.get(
@@ -291,27 +274,6 @@ def _utf8_length(text: str, where: str) -> int:
     except UnicodeEncodeError as error:
         # JSON can spell half of a surrogate pair, which is no character.
         raise BadRequest(f"{where} is not valid Unicode.", param=where) from error
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """`await work`, cancelled when the client goes away: nobody would read its vectors."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("The client went away.")
-        return task.result()
-    finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    # The body has been read to its end: what comes next is the disconnect.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _answering(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:

@@ -18,15 +18,13 @@ import structlog
 from numpy.typing import NDArray
 
 from aistack.embeddings import metrics
-from aistack.models import EmbeddingSet
+from aistack.models import UNIT_TOLERANCE, EmbeddingSet
 from aistack.service.errors import StackError
 
 log = structlog.get_logger()
 
 #: In front of the vector: tokens, and whether the text was cut. So a hit needs no tokenizer.
 HEAD = struct.Struct("<IB")
-#: How far the squared length of a stored unit vector may be from 1 (float32 sums).
-UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)

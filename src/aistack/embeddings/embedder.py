@@ -19,6 +19,7 @@ from aistack.embeddings import metrics
 from aistack.embeddings.cache import Embedding, VectorCache, text_digest
 from aistack.embeddings.encoder import Encoder, Tokens, Vectors
 from aistack.embeddings.scheduler import Scheduler
+from aistack.models import UNIT_TOLERANCE
 from aistack.service.errors import Unavailable
 
 #: Threads that tokenize: a second one, so that one huge text does not hold up the others.
@@ -194,7 +195,7 @@ def _check(vectors: Vectors) -> None:
     """A vector that is not finite and of unit length is a failure, never an answer."""
     squares = np.einsum("nd,nd->n", vectors, vectors)
     # Written so that a NaN, which compares false, fails as well.
-    if not bool(np.all(np.abs(squares - 1.0) <= 1e-3)):
+    if not bool(np.all(np.abs(squares - 1.0) <= UNIT_TOLERANCE)):
         raise Unavailable("The texts could not be encoded.")
 
 

@@ -9,7 +9,8 @@ Every parser is linear in the size of its input and recursion-free, so that ten 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from email.message import Message
 from typing import Final
 
@@ -23,6 +24,7 @@ from aistack.aidb.parsing.document import (
 )
 
 __all__ = [
+    "BY_ENDING",
     "CONTENT_TYPES",
     "Block",
     "BlockKind",
@@ -34,19 +36,25 @@ __all__ = [
     "parse",
 ]
 
-_PARSERS: Final[dict[str, Callable[[bytes, str | None], ParsedDocument]]] = {
-    "text/plain": text.parse,
-    "text/markdown": markdown.parse,
-    "text/html": html.parse,
-    "application/pdf": pdf.parse,
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    parse: Callable[[bytes, str | None], ParsedDocument]
+    check: Callable[[bytes, str | None], object]
+    endings: tuple[str, ...]
+
+
+_FORMATS: Final = {
+    "text/plain": _Format(text.parse, text.decode, (".txt", ".text", ".rst", ".log")),
+    "text/markdown": _Format(markdown.parse, text.decode, (".md", ".markdown", ".mdown")),
+    "text/html": _Format(html.parse, html.decode, (".html", ".htm", ".xhtml")),
+    "application/pdf": _Format(pdf.parse, pdf.check, (".pdf",)),
 }
-_CHECKS: Final[dict[str, Callable[[bytes, str | None], object]]] = {
-    "text/plain": text.decode,
-    "text/markdown": text.decode,
-    "text/html": html.decode,
-    "application/pdf": pdf.check,
+CONTENT_TYPES: Final = tuple(_FORMATS)
+#: The content type that the ending of a file's name stands for.
+BY_ENDING: Final[Mapping[str, str]] = {
+    ending: kind for kind, one in _FORMATS.items() for ending in one.endings
 }
-CONTENT_TYPES: Final = tuple(_PARSERS)
 
 
 def essence(content_type: str) -> str:
@@ -57,7 +65,7 @@ def essence(content_type: str) -> str:
 def parse(content: bytes, content_type: str) -> ParsedDocument:
     """Read a document; CPU-bound, so call it in a thread. Raises ParseError, UnsupportedType."""
     kind, charset = _split(content_type)
-    return _PARSERS[kind](content, charset)
+    return _FORMATS[kind].parse(content, charset)
 
 
 def check(content: bytes, content_type: str) -> None:
@@ -66,7 +74,7 @@ def check(content: bytes, content_type: str) -> None:
     Raises ParseError, UnsupportedType. A document that passes may still fail in `parse`.
     """
     kind, charset = _split(content_type)
-    _CHECKS[kind](content, charset)
+    _FORMATS[kind].check(content, charset)
 
 
 def _split(content_type: str) -> tuple[str, str | None]:
@@ -74,7 +82,7 @@ def _split(content_type: str) -> tuple[str, str | None]:
     header["content-type"] = content_type.replace("\r", " ").replace("\n", " ")
     # An absent or malformed type reads as text/plain here; ask for what was really said.
     kind = content_type.partition(";")[0].strip().lower()
-    if kind not in _PARSERS:
+    if kind not in _FORMATS:
         raise UnsupportedType(f"Only {', '.join(CONTENT_TYPES)} can be read.")
     charset = header.get_content_charset()
     return kind, charset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -9,6 +10,7 @@ BlockKind = Literal["heading", "paragraph", "code", "table", "list"]
 
 #: Characters of text that one document may have.
 MAX_TEXT_CHARS: Final = 20_000_000
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class ParseError(Exception):
@@ -53,6 +55,9 @@ def checked(text: str) -> str:
     """`text` itself. Raises ParseError where it cannot be stored or has nothing to find."""
     if "\0" in text:
         raise ParseError("The text has NUL characters: is it a binary file?")
+    # Some charsets decode to halves of surrogate pairs, which no UTF-8 can hold.
+    if _SURROGATE.search(text):
+        raise ParseError("The text is not valid Unicode.")
     if len(text) > MAX_TEXT_CHARS:
         raise ParseError(f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
     if not text or text.isspace():

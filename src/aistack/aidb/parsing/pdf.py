@@ -75,14 +75,19 @@ def parse(content: bytes, charset: str | None = None) -> ParsedDocument:
     """Raises ParseError; a scan without a text layer has no text."""
     reader = _open(content)
     deadline = time.monotonic() + MAX_SECONDS
+
+    def in_time(*_operation: object) -> None:
+        # Asked before every operation of a page, too: one page may hold millions.
+        if time.monotonic() > deadline:
+            raise ParseError(f"The PDF takes longer than {MAX_SECONDS:.0f} seconds to read.")
+
     pieces: list[str] = []
     blocks: list[Block] = []
     length = 0
     try:
         for number, page in enumerate(reader.pages, start=1):
-            if time.monotonic() > deadline:
-                raise ParseError(f"The PDF takes longer than {MAX_SECONDS:.0f} seconds to read.")
-            text = _UNSTORABLE.sub("", page.extract_text())
+            in_time()
+            text = _UNSTORABLE.sub("", page.extract_text(visitor_operand_before=in_time))
             for paragraph in _BLANK.split(text):
                 words = paragraph.strip()
                 if not words:

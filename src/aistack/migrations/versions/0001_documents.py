@@ -9,6 +9,10 @@ The tables, and what each is for (arrows are foreign keys):
                        uploads of changed bytes; `ready_version` is the one whose chunks are
                        searchable (NULL: none yet). state pending|processing|ready|failed.
                        metadata is flat typed JSON (string, number, boolean, list of strings).
+                       title, content_type and metadata are what searches show and filter by:
+                       while newer bytes wait behind a searchable version, theirs are in `pending`
+                       ({title, content_type, metadata}) and take their place in the swap.
+                       sha256, byte_size and key_id are of the newest upload.
                        `error` of an unfinished document says what it waits for. `analyzer` is
                        the version of the lexical analysis its chunks' terms were made with.
                        Shown title: coalesce(title, parsed_title, source).
@@ -78,6 +82,7 @@ CREATE TABLE documents (
     sha256        bytea NOT NULL CHECK (octet_length(sha256) = 32),
     byte_size     bigint NOT NULL CHECK (byte_size >= 0),
     metadata      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),
+    pending       jsonb CHECK (jsonb_typeof(pending) = 'object'),
     state         text NOT NULL DEFAULT 'pending'
                   CHECK (state IN ('pending', 'processing', 'ready', 'failed')),
     error         text,
@@ -93,6 +98,7 @@ CREATE TABLE documents (
     UNIQUE (collection_id, source),
     CHECK (ready_version <= version),
     CHECK (state <> 'failed' OR error IS NOT NULL),
+    CHECK (pending IS NULL OR ready_version < version),
     CHECK (state <> 'ready' OR (ready_version = version AND error IS NULL))
 );
 CREATE INDEX documents_page ON documents (created_at, id);
