@@ -167,7 +167,7 @@ async def test_the_caller_and_the_request_reach_aidb(llama_address: str, short_p
         ({"model": "aistack", "messages": []}, 400, "messages"),
         ({"model": "aistack", "messages": HELLO, "wishes": 1}, 400, "wishes"),
         ({"model": "aistack", "messages": HELLO, "n": 2}, 400, "n"),
-        ({"model": "aistack", "messages": HELLO, "tools": [{}]}, 400, "tools"),
+        ({"model": "aistack", "messages": HELLO, "tools": [{}]}, 400, "tools.0.type"),
         ({"model": "local", "messages": HELLO, "max_tokens": 10**9}, 400, "max_tokens"),
         ({"model": "local", "messages": [{"role": "user", "content": "\0"}]}, 400, None),
         ({"model": "aistack", "messages": [{"role": "user", "content": "why " * 9000}]}, 400, None),
@@ -183,6 +183,39 @@ async def test_bad_requests_have_openais_shape(
     assert error["message"]
     if param:
         assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'"tools": [{"a": 1}]', "tools"),
+        (b'"messages": [{"role": "assistant", "tool_calls": [{"a": 1}]}]', "messages"),
+        (b'"tools": [{"type": "function", "function": {"name": "\\ud800"}}]', "tools"),
+        (b'"logit_bias": {"\\ud800": 1}', "logit_bias"),
+        (b'"response_format": {"a": 123456789012345678901234567890}', "response_format"),
+    ],
+)
+async def test_what_the_model_server_cannot_read_names_its_field(
+    running: Running, body: bytes, param: str
+) -> None:
+    content = b'{"model": "local", "messages": [{"role": "user", "content": "x"}], ' + body + b"}"
+    for _ in range(6):
+        response = await running.client.post(
+            "/v1/chat/completions",
+            content=content,
+            headers={"content-type": "application/json"},
+        )
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["param"].startswith(param)
+    assert (await running.chat(model="local", messages=HELLO, max_tokens=3)).status_code == 200
+
+
+async def test_two_megabytes_do_not_hold_the_others(running: Running) -> None:
+    messages = [{"role": "user", "content": "`" * 1_900_000}]
+    async with asyncio.timeout(15):
+        response = await running.chat(model="aistack", messages=messages)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
 async def test_without_a_key_nothing_is_read(running: Running) -> None:

@@ -38,6 +38,10 @@ def llama_peer(how: str) -> Peer:
         if how == "loading":
             await answer(send, 503, {"error": {"message": "Loading model", "code": 503}})
             return
+        if how.startswith("500 "):
+            said = how.removeprefix("500 ")
+            await answer(send, 500, {"error": {"message": said, "code": 500}} if said else {})
+            return
         await send(
             {
                 "type": "http.response.start",
@@ -165,3 +169,94 @@ async def test_a_marker_stands_behind_its_sentence_in_the_stream(short_path: Pat
         choice["delta"].get("content") or "" for e in events for choice in e.get("choices", [])
     )
     assert said == "The firewall is enabled by default. [1] And it goes on"
+
+
+async def _five_times(short_path: Path, how: str, *, streamed: bool) -> tuple[httpx.Response, str]:
+    llama = f"unix:{short_path}/llama.sock"
+    async with (
+        served(llama_peer(how), short_path / "llama.sock", lifespan="off"),
+        coordinator(short_path, llama=llama, aidb=search_peer(["firewall"])) as running,
+    ):
+        for _ in range(6):
+            response = await running.chat(model="local", messages=QUESTION, stream=streamed)
+        ready = (await running.client.get("/readyz")).json()
+    return response, {n["name"]: n["breaker"] for n in ready["needs"]}["llama"]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_what_the_model_server_cannot_read_is_the_clients_fault(
+    short_path: Path, streamed: bool
+) -> None:
+    response, breaker = await _five_times(
+        short_path, "500 Missing tool: /secret", streamed=streamed
+    )
+    assert response.status_code == 400
+    assert "secret" not in response.text
+    assert breaker == "closed"
+
+
+@pytest.mark.parametrize("how", ["500 Compute error.", "500 "])
+async def test_a_fault_of_the_model_server_counts(short_path: Path, how: str) -> None:
+    response, breaker = await _five_times(short_path, how, streamed=False)
+    assert response.status_code == 503
+    assert breaker == "open"
+
+
+@pytest.mark.parametrize(
+    ("said", "param", "detail"),
+    [
+        ("body.filters.a: Input should be an object", "aistack.filters", "aistack.filters.a: "),
+        ("filters: unknown operator", "aistack.filters", "aistack.filters: "),
+        ("body.collection: too long", "aistack.collection", "aistack.collection: "),
+        ("collection: one word", "aistack.collection", "aistack.collection: "),
+    ],
+)
+async def test_a_bad_filter_is_a_400_that_names_the_clients_field(
+    short_path: Path, said: str, param: str, detail: str
+) -> None:
+    async def search(_: str, __: dict[str, Any], ___: Receive, send: Send) -> None:
+        await answer(send, 422, {"detail": said, "error_id": "err_1", "status": 422})
+
+    llama = f"unix:{short_path}/llama.sock"
+    async with (
+        served(llama_peer("no [DONE]"), short_path / "llama.sock", lifespan="off"),
+        coordinator(short_path, llama=llama, aidb=Peer({"/v1/search": search})) as running,
+    ):
+        response = await running.chat(model="aistack", messages=QUESTION)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert error["message"].startswith(detail)
+
+
+async def test_a_model_that_repeats_itself_is_ended_and_counted(short_path: Path) -> None:
+    sent = 0
+
+    async def chat(_: str, __: dict[str, Any], ___: Receive, send: Send) -> None:
+        nonlocal sent
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while sent < 100_000:
+            sent += 1
+            timings = {"prompt_n": 5, "cache_n": 2, "predicted_n": sent}
+            event = json.loads(chunk("The firewall is enabled by default. ").partition(b" ")[2])
+            body = b"data: " + json.dumps({**event, "timings": timings}).encode() + b"\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await asyncio.sleep(0)
+
+    llama = f"unix:{short_path}/llama.sock"
+    peer = llama_peer("no [DONE]")
+    peer.routes["/v1/chat/completions"] = chat
+    async with (
+        served(peer, short_path / "llama.sock", lifespan="off"),
+        coordinator(short_path, llama=llama, aidb=search_peer(["firewall"])) as running,
+    ):
+        body = (await running.chat(model="aistack", messages=QUESTION)).json()
+    sentence = "The firewall is enabled by default. [1]"
+    assert body["choices"][0] == {
+        "index": 0,
+        "message": {"role": "assistant", "content": " ".join([sentence] * 3)},
+        "finish_reason": "stop",
+    }
+    assert body["usage"]["prompt_tokens"] == 7
+    assert 3 <= body["usage"]["completion_tokens"] <= 5
+    assert sent < 100_000

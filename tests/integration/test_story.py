@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from fix_stack import RunningStack, clean_environment, started
 
@@ -99,14 +98,13 @@ def test_documents_in_cited_answers_out(tmp_path: Path, shared_data: Path) -> No
             stack, "search", "what is a collection epoch", "--collection", "own"
         )
         aistack(stack, "status")
-    with started(data) as stack:
-        with client(stack) as http:
-            after = search(http, QUESTIONS[0]["question"], "nix")
-            assert [hit["chunk_id"] for hit in after["hits"]] == [
-                hit["chunk_id"] for hit in before["hits"]
-            ]
-            assert after["epoch"] == before["epoch"]
-            check_questions(http, "nix")
+    with started(data) as stack, client(stack) as http:
+        after = search(http, QUESTIONS[0]["question"], "nix")
+        assert [hit["chunk_id"] for hit in after["hits"]] == [
+            hit["chunk_id"] for hit in before["hits"]
+        ]
+        assert after["epoch"] == before["epoch"]
+        check_questions(http, "nix")
 
 
 def ask(http: httpx.Client, question: str, collection: str) -> dict[str, Any]:

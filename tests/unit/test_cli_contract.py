@@ -60,7 +60,64 @@ def test_field_faults_are_named(edge: Edge, aistack: Cli) -> None:
     edge.answer = lambda _: httpx.Response(
         422, json={"detail": "Not valid.", "errors": [{"field": "body.query", "message": "empty"}]}
     )
-    assert "(body.query: empty)" in aistack("search", " ").err
+    assert "Not valid. (body.query: empty)" in aistack("search", "x").err
+
+
+def test_a_fault_that_the_detail_says_already_is_not_said_twice(edge: Edge, aistack: Cli) -> None:
+    faults = [{"field": "body.query", "message": "empty"}, {"field": "body.mode", "message": "odd"}]
+    edge.answer = lambda _: httpx.Response(
+        422, json={"detail": "body.query: empty", "errors": faults}
+    )
+    ended = aistack("search", "x")
+    assert ended.err == "aistack: body.query: empty (body.mode: odd) (HTTP 422)\n"
+
+
+def test_with_json_an_error_is_json_on_stdout_too(edge: Edge, aistack: Cli) -> None:
+    edge.answer = lambda _: problem(422)
+    for words in (("collections", "list"), ("ask", "why?")):
+        ended = aistack(*words, "--json")
+        assert ended.code == 1
+        assert ended.json == {
+            "error": {"message": "D.", "fix": None, "status": 422, "error_id": "err_1"}
+        }
+        assert ended.err == "aistack: D. [err_1] (HTTP 422)\n"
+    edge.answer = lambda _: problem(401)
+    ended = aistack("--json", "search", "x")
+    assert ended.code == 4
+    assert ended.json["error"]["status"] == 401
+    assert "--key-file" in ended.json["error"]["fix"]
+
+
+@pytest.mark.parametrize("words", [["search"], ["search", "x", "--limit", "0"], ["frobnicate"]])
+def test_with_json_wrong_arguments_are_json_too(aistack: Cli, words: list[str]) -> None:
+    ended = aistack(*words, "--json")
+    assert ended.code == 2
+    error = ended.json["error"]
+    assert (error["status"], error["error_id"]) == (None, None)
+    assert ended.err == f"aistack: {error['message']}\n"
+
+
+def test_what_is_asked_for_with_json_after_two_dashes_is_no_option(
+    edge: Edge, aistack: Cli
+) -> None:
+    edge.answer = lambda _: problem(422)
+    assert aistack("search", "--", "--json").out == ""
+
+
+def test_empty_words_are_wrong_arguments_everywhere(edge: Edge, aistack: Cli) -> None:
+    for command in ("search", "ask"):
+        for words in ("", " "):
+            ended = aistack(command, words)
+            assert (ended.code, ended.err.count("is empty")) == (2, 1)
+    assert edge.requests == []
+
+
+def test_what_is_no_id_is_no_document(edge: Edge, aistack: Cli) -> None:
+    for command in ("show", "delete"):
+        ended = aistack("documents", command, "nope")
+        assert ended.code == 1
+        assert ended.err.startswith("aistack: there is no document nope: ")
+    assert edge.requests == []
 
 
 def test_an_answer_that_is_not_json_is_an_error(edge: Edge, aistack: Cli) -> None:
@@ -174,6 +231,18 @@ def test_a_running_stack_is_found_with_its_key(
     assert edge.requests[0].headers["authorization"] == "Bearer ais_local_key"
 
 
+def test_a_lost_key_file_of_the_running_stack_is_said_with_the_way_to_another(
+    aistack: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AISTACK_URL", raising=False)
+    monkeypatch.delenv("AISTACK_API_KEY", raising=False)
+    announce(tmp_path)
+    (tmp_path / "key").unlink()
+    ended = aistack("search", "x", "--data-dir", str(tmp_path))
+    assert ended.code == 78
+    assert f"aistack keys create NAME --write {tmp_path / 'key'}" in ended.err
+
+
 def test_the_key_of_this_machine_is_sent_to_no_other_address(
     edge: Edge, aistack: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +251,8 @@ def test_the_key_of_this_machine_is_sent_to_no_other_address(
     ended = aistack("collections", "list", "--data-dir", str(tmp_path), "--url", "http://far.test")
     assert ended.code == 4
     assert edge.requests == []
-    assert "--key-file" in ended.err
+    assert "no key for http://far.test" in ended.err
+    assert "the key of that stack with --key-file FILE or in AISTACK_API_KEY" in ended.err
 
 
 def test_a_stack_whose_process_is_gone_does_not_run(

@@ -15,6 +15,7 @@ import pytest
 from aistack.cli import ingest
 from aistack.cli.errors import Usage
 from aistack.cli.files import Candidate, Skipped, find
+from aistack.config import AidbConfig
 from fix_cli import Edge, Ended
 
 Cli = Callable[..., Ended]
@@ -106,10 +107,10 @@ def test_names_types_and_reasons(tree: Path) -> None:
     found = list(find([tree], include=[], max_bytes=1000))
     taken = [(c.source, c.content_type) for c in found if isinstance(c, Candidate)]
     assert taken == [
-        ("index.md", "text/markdown"),
-        ("paper.pdf", "application/pdf"),
-        ("guide/one.txt", "text/plain"),
-        ("guide/page.HTML", "text/html"),
+        ("docs/index.md", "text/markdown"),
+        ("docs/paper.pdf", "application/pdf"),
+        ("docs/guide/one.txt", "text/plain"),
+        ("docs/guide/page.HTML", "text/html"),
     ]
     reasons = {s.path.name: s.reason for s in found if isinstance(s, Skipped)}
     assert reasons == {
@@ -124,8 +125,8 @@ def test_names_types_and_reasons(tree: Path) -> None:
 def test_include_chooses_and_admits_other_types_as_text(tree: Path) -> None:
     found = list(find([tree], include=["*.csv", "guide/*.txt"], max_bytes=1000))
     assert [(c.source, c.content_type) for c in found if isinstance(c, Candidate)] == [
-        ("data.csv", "text/plain"),
-        ("guide/one.txt", "text/plain"),
+        ("docs/data.csv", "text/plain"),
+        ("docs/guide/one.txt", "text/plain"),
     ]
 
 
@@ -143,9 +144,9 @@ def test_a_directory_is_sent_and_waited_for(edge: Edge, aistack: Cli, tree: Path
     )
     assert ended.code == 0
     assert ended.json["summary"] == {
-        "ready": 5, "unchanged": 0, "pending": 0, "failed": 0, "skipped": 4,
+        "ready": 5, "unchanged": 0, "pending": 0, "failed": 0, "skipped": 4, "replaced": 0,
     }  # fmt: skip
-    form = next(form for form in shelf.forms if form["source"] == "guide/page.HTML")
+    form = next(form for form in shelf.forms if form["source"] == "docs/guide/page.HTML")
     assert form["file"] == "<p>page</p>"
     assert form["type"] == "text/html"
     assert form["collection"] == "default"
@@ -165,12 +166,13 @@ def test_many_are_watched_by_lists(edge: Edge, aistack: Cli, tmp_path: Path) -> 
 
 def test_failures_are_named_and_end_with_1(edge: Edge, aistack: Cli, tree: Path) -> None:
     edge.answer = Shelf(
-        fails={"paper.pdf": "This is not a PDF that can be read."}, refuses={"index.md": 422}
+        fails={"docs-paper.pdf": "This is not a PDF that can be read."},
+        refuses={"docs/index.md": 422},
     )
     ended = aistack("ingest", str(tree))
     assert ended.code == 1
-    assert "failed paper.pdf: This is not a PDF that can be read.\n" in ended.out
-    assert "failed index.md: Refused. (HTTP 422)\n" in ended.out
+    assert "failed docs/paper.pdf: This is not a PDF that can be read.\n" in ended.out
+    assert "failed docs/index.md: Refused. (HTTP 422)\n" in ended.out
     assert "ready    3          9 chunks\n" in ended.out
     assert "\x1b" not in ended.out + ended.err
 
@@ -222,11 +224,11 @@ def test_a_refused_key_stops_all(edge: Edge, aistack: Cli, tree: Path) -> None:
 
 def test_two_files_of_one_name_are_refused(aistack: Cli, edge: Edge, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "index.md").write_text(name)
-    ended = aistack("ingest", str(tmp_path / "one"), str(tmp_path / "two"))
+        (tmp_path / name / "docs").mkdir(parents=True)
+        (tmp_path / name / "docs" / "index.md").write_text(name)
+    ended = aistack("ingest", str(tmp_path / "one/docs"), str(tmp_path / "two/docs"))
     assert ended.code == 2
-    assert "would both be named index.md" in ended.err
+    assert "would both be named docs/index.md" in ended.err
     assert edge.requests == []
 
 
@@ -245,3 +247,27 @@ def test_metadata_values_have_types() -> None:
     }  # fmt: skip
     with pytest.raises(Usage, match="not K=V"):
         ingest.parse_metadata(["team"])
+
+
+def test_what_the_server_would_refuse_is_skipped_by_the_same_figure(
+    edge: Edge, aistack: Cli, tmp_path: Path
+) -> None:
+    limit = AidbConfig.model_fields["document_bytes"].default
+    (tmp_path / "just.txt").write_bytes(b"x" * limit)
+    (tmp_path / "over.txt").write_bytes(b"x" * (limit + 1))
+    edge.answer = Shelf()
+    ended = aistack("ingest", str(tmp_path), "--prefix", "", "--no-wait", "--json")
+    assert [document["source"] for document in ended.json["documents"]] == ["just.txt"]
+    assert [skipped["reason"] for skipped in ended.json["skipped"]] == [
+        f"too large ({limit + 1} bytes; the limit is {limit})"
+    ]
+
+
+def test_a_refusal_of_the_server_is_reported_in_its_words(
+    edge: Edge, aistack: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "one.txt").write_text("x" * 20)
+    edge.answer = Shelf(refuses={"one.txt": 413})
+    ended = aistack("ingest", str(tmp_path), "--prefix", "", "--max-bytes", "20")
+    assert ended.code == 1
+    assert "failed one.txt: Refused. (HTTP 413)" in ended.out

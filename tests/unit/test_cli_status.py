@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aistack.cli.status import duration
+from aistack.dev.paths import run_directory
+from aistack.dev.preflight import LEAST_FREE_BYTES, check_data_directory, lock_data_directory
+from aistack.service.errors import StartError
 from aistack.stack import load_stack
 from fix_cli import Ended
 
@@ -164,6 +169,48 @@ def test_a_front_door_that_is_gone_is_not_ready(
     assert ended.out.splitlines()[1].split()[:3] == ["front", "door", "down"]
 
 
+def test_a_stack_that_starts_is_shown_with_its_parts(
+    aistack: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AISTACK_URL", raising=False)
+    words = ("status", "--data-dir", str(tmp_path))
+    assert aistack(*words).code == 3
+    run = run_directory(tmp_path)
+    try:
+        (run / "state.json").write_text(
+            json.dumps(
+                {
+                    "postgres": {"state": "ready", "pid": 7, "restarts": 0, "status": ""},
+                    "aidb": {"state": "starting", "pid": 8, "restarts": 0, "status": "schema"},
+                }
+            )
+        )
+        with lock_data_directory(tmp_path / "lock"):
+            ended = aistack(*words)
+            assert ended.code == 1
+            assert f"starting, or stopping (process {os.getpid()})" in ended.out
+            assert ["aidb", "starting", "schema"] in [x.split() for x in ended.out.splitlines()]
+            report = aistack(*words, "--json")
+            assert report.code == 1
+            assert report.json["starting"] is True
+            assert report.json["parts"]["postgres"]["state"] == "ready"
+            other = aistack("search", "x", "--data-dir", str(tmp_path))
+            assert other.code == 3
+            assert "is still starting" in other.err
+        ended = aistack(*words)
+        assert ended.code == 3
+        assert "no stack is running" in ended.err
+    finally:
+        shutil.rmtree(run)
+
+
+def test_up_has_no_machine_output(aistack: Cli, tmp_path: Path) -> None:
+    ended = aistack("up", "--json", "--data-dir", str(tmp_path / "data"))
+    assert ended.code == 2
+    assert "no machine output" in ended.json["error"]["message"]
+    assert not (tmp_path / "data").exists()
+
+
 def test_durations() -> None:
     assert [duration(s) for s in (None, 4.2, 300, 11_520, 187_200)] == [
         "",
@@ -238,3 +285,18 @@ def test_doctor_finds_services_that_are_down(
     assert found["coordinator configuration"]["level"] == "fail"
     assert found["schema"]["level"] == "fail"
     assert "OperationalError" in found["schema"]["found"]
+
+
+@pytest.mark.parametrize(("free", "level"), [(-1, "fail"), (0, "warn")])
+def test_doctor_calls_a_disk_full_where_the_stack_does(
+    aistack: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str
+) -> None:
+    usage = SimpleNamespace(free=LEAST_FREE_BYTES + free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    found = checks(aistack("doctor", "--json", "--data-dir", str(tmp_path)))["free disk"]
+    assert found["level"] == level
+    if level == "fail":
+        with pytest.raises(StartError, match="is full"):
+            check_data_directory(tmp_path)
+    else:
+        check_data_directory(tmp_path)

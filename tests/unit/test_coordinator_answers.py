@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aistack.coordinator.answers import NOT_TRACED, Answer, AnswerWriter, MarkerFilter
+from aistack.coordinator.answers import NOT_TRACED, Answer, AnswerWriter, MarkerFilter, QuoteFilter
 from aistack.coordinator.evidence import Evidence, Passage
 
 TEXT = "Nix is a package manager. The firewall listens on port 80. It is enabled by default."
@@ -84,6 +84,39 @@ def test_no_marker_breaks_a_code_block() -> None:
     tail, answer = writer.finish()
     assert shown + tail == text
     assert answer.sentences[0].citations == (1,)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_the_mark_of_a_quoted_line_is_taken_off(size: int) -> None:
+    shown, answer = write("> The firewall listens on port 80.\n> Nix is a package manager.", size)
+    assert shown == "The firewall listens on port 80. [1]\nNix is a package manager. [2]"
+    assert answer.grounded == 1
+
+
+def test_only_the_mark_at_a_line_start_is_taken_off() -> None:
+    quotes = QuoteFilter()
+    assert quotes.feed("> > a > b\n>c") == "> a > b\nc"
+
+
+def test_a_model_that_repeats_itself_is_ended() -> None:
+    writer = AnswerWriter(evidence(), QUESTION)
+    said = ""
+    given = 0
+    while not writer.looping:
+        said += writer.feed("The firewall listens on port 80. ")
+        given += 1
+        assert given < 10
+    tail, answer = writer.finish()
+    assert said + tail == answer.text == " ".join(["The firewall listens on port 80. [1]"] * 3)
+    assert len(answer.sentences) == 3
+
+
+def test_a_list_of_like_sentences_is_not_a_loop() -> None:
+    writer = AnswerWriter(evidence(), QUESTION)
+    for port, name in ((80, "web"), (22, "shell"), (25, "mail"), (53, "name"), (123, "time")):
+        writer.feed(f"- The {name} server listens on port {port}.\n")
+    writer.finish()
+    assert not writer.looping
 
 
 @given(

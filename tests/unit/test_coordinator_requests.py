@@ -14,10 +14,21 @@ from aistack.coordinator.schemas import ChatRequest
 from aistack.service.errors import BadRequest, NotFound
 
 HELLO = [{"role": "user", "content": "Hello there"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+LONG = 10**30
+HALF = "\ud800"
 
 
 def request(**body: Any) -> ChatRequest:
     return ChatRequest.model_validate({"model": "aistack", "messages": HELLO, **body})
+
+
+BAD_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {}}}
+
+
+def _calls(call: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [call]}
 
 
 def test_a_plain_question_is_accepted() -> None:
@@ -55,7 +66,7 @@ def test_nonsense_is_refused_by_the_schema(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("field", "body"),
     [
-        ("tools", {"tools": [{"type": "function"}]}),
+        ("tools", {"tools": [TOOL]}),
         ("functions", {"functions": [{"name": "f"}]}),
         ("n", {"n": 2}),
         ("logprobs", {"logprobs": True}),
@@ -77,10 +88,10 @@ def test_what_aistack_cannot_do_is_refused_by_name(field: str, body: dict[str, A
 
 
 def test_local_passes_tools_and_more_answers() -> None:
-    asked = request(model="local", tools=[{"type": "function"}], n=2, max_completion_tokens=7)
+    asked = request(model="local", tools=[TOOL], n=2, max_completion_tokens=7)
     requests.check(asked)
     body = requests.passed_on(asked)
-    assert body["tools"] == [{"type": "function"}]
+    assert body["tools"] == [TOOL]
     assert body["n"] == 2
     assert body["max_tokens"] == 7
     assert "model" not in body
@@ -141,3 +152,69 @@ def test_below_the_floor_only_the_words_can_tell(
 
 def test_nothing_found_is_not_relevant() -> None:
     assert not relevant("firewall", Retrieved((), None, 1.0), -1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("tools.0", {"tools": [{"a": 1}]}),
+        ("tools.0.function", {"tools": [{"type": "function"}]}),
+        ("tools.0.type", {"tools": [{**TOOL, "type": "custom"}]}),
+        ("tool_choice", {"tool_choice": "sometimes"}),
+        ("tool_choice", {"tool_choice": {"a": 1}}),
+        ("functions.0.name", {"functions": [{}]}),
+        ("function_call", {"function_call": {"a": 1}}),
+        ("messages.1.tool_calls.0", {"messages": [*HELLO, _calls({"a": 1})]}),
+        ("messages.1.tool_calls.0.function.arguments", {"messages": [*HELLO, _calls(BAD_CALL)]}),
+        ("temperature", {"temperature": float("nan")}),
+    ],
+)
+def test_tools_that_the_model_server_could_not_read_are_refused(
+    field: str, body: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        request(model="local", **body)
+    places = [".".join(str(part) for part in fault["loc"]) for fault in refused.value.errors()]
+    assert any(place.startswith(field) for place in places), places
+
+
+def test_good_tools_pass() -> None:
+    choice = {"type": "function", "function": {"name": "f"}}
+    asked = request(
+        model="local", tools=[TOOL], tool_choice=choice, messages=[*HELLO, _calls(CALL)]
+    )
+    requests.check(asked)
+    body = requests.passed_on(asked)
+    assert (body["tools"], body["tool_choice"]) == ([TOOL], choice)
+    assert body["messages"][1] == {"role": "assistant", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize("bad", [HALF, LONG, -LONG])
+def test_what_no_other_program_could_read_is_refused(bad: Any) -> None:
+    parameters = {"type": "object", "default": {"deep": [bad]}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    given: list[tuple[str, str, dict[str, Any]]] = [
+        ("tools", "local", {"tools": [tool]}),
+        ("response_format", "local", {"response_format": {"schema": bad}}),
+        ("aistack.filters", "aistack", {"aistack": {"filters": {"a": {"eq": bad}}}}),
+        ("metadata", "aistack", {"metadata": {"a": bad}}),
+    ]
+    for param, model, body in given:
+        with pytest.raises(BadRequest) as refused:
+            requests.check(request(model=model, **body))
+        assert refused.value.param == param
+
+
+def test_half_a_character_in_a_key_is_refused() -> None:
+    with pytest.raises((BadRequest, ValidationError)):
+        requests.check(request(model="local", logit_bias={HALF: 1.0}))
+    with pytest.raises(BadRequest):
+        requests.check(request(aistack={"filters": {HALF: {"eq": 1}}}))
+
+
+def test_nesting_without_end_is_refused() -> None:
+    deep: Any = 1
+    for _ in range(600):
+        deep = [deep]
+    with pytest.raises(BadRequest):
+        requests.check(request(model="local", response_format={"a": deep}))

@@ -35,19 +35,22 @@ class Problem:
 
     def error(self) -> CliError:
         """As what the command ends with."""
-        tail = f" [{self.error_id}]" if self.error_id else ""
         if self.status == 401:
             return Refused(
-                f"the key was not accepted: {self.message}{tail}",
+                f"the key was not accepted: {self.message}",
+                status=self.status,
+                error_id=self.error_id,
                 fix="give a valid one with --key-file or in AISTACK_API_KEY; "
                 "`aistack keys list` shows them",
             )
         if self.status == 403:
             return Refused(
-                f"the key may not do this: {self.message}{tail}",
+                f"the key may not do this: {self.message}",
+                status=self.status,
+                error_id=self.error_id,
                 fix="use a key with the scope (`aistack keys create --scope …`)",
             )
-        return Failed(f"{self.message}{tail} (HTTP {self.status})", status=self.status)
+        return Failed(self.message, status=self.status, error_id=self.error_id)
 
 
 def read_problem(status: int, body: Any) -> Problem:
@@ -59,8 +62,10 @@ def read_problem(status: int, body: Any) -> Problem:
         message = source.get("message") or source.get("detail") or source.get("title")
         error_id = source.get("error_id") or body.get("error_id")
         faults = source.get("errors")
-        if isinstance(faults, list) and faults:
-            message = f"{message} ({'; '.join(_fault(fault) for fault in faults[:3])})"
+        if isinstance(faults, list):
+            # The detail may be the first of them already.
+            more = [words for fault in faults[:3] if (words := _fault(fault)) not in str(message)]
+            message = f"{message} ({'; '.join(more)})" if more else message
     return Problem(
         status=status,
         message=str(message or f"the server answered HTTP {status}"),

@@ -158,10 +158,10 @@ def read(lines: Iterable[str], answer: Answer) -> Iterator[str]:
             raise BrokenAnswer("the answer broke off: an event is not JSON") from None
         if error := chunk.get("error"):
             message = error.get("message") if isinstance(error, dict) else str(error)
-            tail = (
-                f" [{error['error_id']}]" if isinstance(error, dict) and "error_id" in error else ""
+            identifier = error.get("error_id") if isinstance(error, dict) else None
+            raise BrokenAnswer(
+                f"the answer broke off: {message}", fix="ask again", error_id=identifier
             )
-            raise BrokenAnswer(f"the answer broke off: {message}{tail}", fix="ask again")
         answer.model = chunk.get("model") or answer.model
         answer.usage = chunk.get("usage") or answer.usage
         answer.aistack = chunk.get("aistack") or answer.aistack

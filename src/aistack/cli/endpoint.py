@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -40,11 +41,11 @@ class Running:
         return True
 
 
-def default_data_dir() -> Path:
+def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
     """`AISTACK_DATA_DIR`, else `aistack` below the user's data directory (XDG)."""
-    if named := os.environ.get("AISTACK_DATA_DIR"):
+    if named := environment.get("AISTACK_DATA_DIR"):
         return Path(named)
-    base = os.environ.get("XDG_DATA_HOME")
+    base = environment.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "aistack"
 
 
@@ -82,6 +83,12 @@ def address(url: str | None, data_dir: Path) -> str:
         return given.rstrip("/")
     found = running(data_dir)
     if found is None or not found.alive():
+        from aistack.dev.state import holder
+
+        if holder(data_dir / "lock") is not None:
+            raise Unreachable(
+                f"the stack on {data_dir} is still starting", fix="`aistack status` shows its parts"
+            )
         raise Unreachable(f"{NOT_RUNNING} on {data_dir}", fix=START)
     return found.base_url
 
@@ -94,9 +101,16 @@ def key(key_file: Path | None, base_url: str, data_dir: Path) -> str:
         return given.strip()
     found = running(data_dir)
     if found and found.key_file and found.base_url == base_url:
+        if not found.key_file.exists():
+            raise Misconfigured(
+                f"the key file {found.key_file} is missing",
+                fix=f"make another key with `aistack keys create NAME --write {found.key_file}`",
+            )
         return read_key(found.key_file)
     raise Refused(
-        f"no key for {base_url}", fix="give one with --key-file FILE or in AISTACK_API_KEY"
+        f"no key for {base_url}",
+        fix="give the key of that stack with --key-file FILE or in AISTACK_API_KEY"
+        " (the key of a stack on this machine goes to no other address)",
     )
 
 

@@ -7,12 +7,14 @@
     ├── Failed 1                the stack answered with another error
     └── Misconfigured 78        a file of the installation is wrong (sysexits.h EX_CONFIG)
 
-Each carries one line that says what happened and one that says what to do.
+Each carries one line that says what happened and one that says what to do. With `--json` it is on
+stdout as well: {"error": {"message": str, "fix": str|null, "status": int|null (HTTP),
+"error_id": str|null (of the server's log)}}.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 OK = 0
 INTERRUPTED = 130
@@ -23,13 +25,33 @@ class CliError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, fix: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str | None = None,
+        status: int | None = None,
+        error_id: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.fix = fix
+        self.status = status
+        self.error_id = error_id
+
+    @property
+    def said(self) -> str:
+        """What happened, with the id under which the server's log has it."""
+        return f"{self.message} [{self.error_id}]" if self.error_id else self.message
 
     def __str__(self) -> str:
-        return f"{self.message}: {self.fix}" if self.fix else self.message
+        return f"{self.said}: {self.fix}" if self.fix else self.said
+
+    def document(self) -> dict[str, Any]:
+        """For machines."""
+        return error_document(
+            self.message, fix=self.fix, status=self.status, error_id=self.error_id
+        )
 
 
 class Usage(CliError):
@@ -53,12 +75,24 @@ class Refused(CliError):
 class Failed(CliError):
     """An answer of the stack that is an error; `status` is its HTTP status."""
 
-    def __init__(self, message: str, *, status: int, fix: str | None = None) -> None:
-        super().__init__(message, fix=fix)
-        self.status = status
+    @property
+    def said(self) -> str:
+        """With the status: there is nothing of ours to say instead."""
+        return f"{super().said} (HTTP {self.status})"
 
 
 class Misconfigured(CliError):
     """A configuration or key file that cannot be used."""
 
     exit_code = 78
+
+
+def error_document(
+    message: str,
+    *,
+    fix: str | None = None,
+    status: int | None = None,
+    error_id: str | None = None,
+) -> dict[str, Any]:
+    """The one shape of an error with `--json`."""
+    return {"error": {"message": message, "fix": fix, "status": status, "error_id": error_id}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +42,8 @@ class Outcome:
     document_id: str | None = None
     chunks: int | None = None
     reason: str | None = None
+    #: Whether the name was there already with other bytes.
+    replaced: bool = False
 
 
 Advance = Callable[[str, int], None]
@@ -64,11 +66,21 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="A field for every document (may be repeated).", metavar="K=V"),
         ] = None,
         prefix: Annotated[
-            str, typer.Option(help="Put before every source name, as `manual/`.")
-        ] = "",
+            str | None,
+            typer.Option(
+                help="Begin every source name with this, as `manual/`, not the directory's name.",
+                show_default=False,
+            ),
+        ] = None,
+        follow_links: Annotated[
+            bool, typer.Option("--follow-links", help="Also links that lead out of PATH.")
+        ] = False,
         max_bytes: Annotated[
-            int, typer.Option(help="Larger files are skipped.", min=1)
-        ] = 10_485_760,
+            int | None,
+            typer.Option(
+                help="Skip larger files [default: the server's own default limit].", min=1
+            ),
+        ] = None,
         wait_: Annotated[
             bool, typer.Option("--wait/--no-wait", help="Wait until they can be searched.")
         ] = True,
@@ -78,24 +90,40 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Send files and directories (txt, md, html, pdf) and wait until they can be searched.
 
-        A file is known by its path below the given PATH. The same bytes again are no work; changed
-        bytes replace the document of that name.
+        A file is known by the name of its directory PATH and its path below it: `docs/guide/a.md`.
+        The same bytes again are no work; changed bytes replace the document of that name.
         """
         fields = parse_metadata(metadata or [])
-        candidates, skipped = collect(session, paths, include or [], prefix, max_bytes)
-        outcomes = [
-            Outcome(str(s.path), str(s.path), "failed", reason=s.reason) for s in skipped if s.asked
-        ]
+        found = find(
+            paths,
+            include=include or [],
+            max_bytes=max_bytes or largest(),
+            prefix=prefix,
+            follow_links=follow_links,
+        )
+        candidates, skipped, outcomes = sort_out(session.out, found)
+        made = False
         with session.api(patience=_PATIENCE) as api:
             if candidates and collection != "default":
                 # Idempotent; the default collection is made by the server.
-                api.json("POST", "/v1/collections", body={"name": collection}, repeat=True)
+                status, _ = api.send(
+                    "POST", "/v1/collections", json={"name": collection}, repeat=True
+                )
+                made = status == 201
             with progress(session.out, len(candidates), wait_) as advance:
                 sent = upload(api, candidates, collection, fields, advance)
                 outcomes += finish(api, sent, collection, timeout, advance) if wait_ else sent
-        report(session.out, collection, outcomes, [s for s in skipped if not s.asked])
-        if any(outcome.state == "failed" for outcome in outcomes):
+        report(session.out, collection, outcomes, skipped, made=made)
+        if any(o.state == "failed" for o in outcomes) or any(s.asked for s in skipped):
             raise typer.Exit(1)
+
+
+def largest() -> int:
+    """Bytes of the largest document that a server takes which was not configured otherwise."""
+    from aistack.config import AidbConfig  # not at the start: it loads pydantic
+
+    limit: int = AidbConfig.model_fields["document_bytes"].default
+    return limit
 
 
 def parse_metadata(pairs: Sequence[str]) -> dict[str, Any]:
@@ -122,28 +150,32 @@ def typed(text: str) -> str | float | int | bool:
     return value if isinstance(value, bool | int | float) else text
 
 
-def collect(
-    session: Session, paths: Sequence[Path], include: Sequence[str], prefix: str, max_bytes: int
-) -> tuple[list[Candidate], list[Skipped]]:
-    """What to send and what not, said on stderr."""
-    found = list(find(paths, include=include, max_bytes=max_bytes))
-    skipped = [item for item in found if isinstance(item, Skipped)]
-    for item in skipped:
-        session.out.note(f"skipped {item.path}: {item.reason}")
-    candidates = [
-        replace(item, source=prefix + item.source) for item in found if isinstance(item, Candidate)
-    ]
+def sort_out(
+    out: Output, found: Iterable[Candidate | Skipped]
+) -> tuple[list[Candidate], list[Skipped], list[Outcome]]:
+    """What to send, what is left out (said on stderr), and what has failed already."""
+    candidates: list[Candidate] = []
+    skipped: list[Skipped] = []
+    failed: list[Outcome] = []
+    for item in found:
+        if isinstance(item, Candidate):
+            candidates.append(item)
+        elif item.failed:
+            failed.append(Outcome(str(item.path), str(item.path), "failed", reason=item.reason))
+        else:
+            skipped.append(item)
+            out.note(f"skipped {item.path}: {item.reason}")
     if pairs := collisions(candidates):
         one, other = pairs[0]
         raise Usage(
             f"{one.path} and {other.path} would both be named {one.source}",
             fix="give their common parent, or send them apart with --prefix",
         )
-    if not candidates and not any(item.asked for item in skipped):
+    if not candidates and not failed:
         raise CliError(
             "nothing to ingest", fix="name files of type txt, md, html or pdf, or use --include"
         )
-    return candidates, skipped
+    return candidates, skipped, failed
 
 
 def upload(
@@ -192,8 +224,15 @@ def _send(api: Api, candidate: Candidate, collection: str, metadata: dict[str, A
             repeat=True,
         )
     except Failed as error:
-        return _failed(candidate, error.message)
-    outcome = Outcome(candidate.source, str(candidate.path), "pending", str(document["id"]))
+        return _failed(candidate, error.said)
+    outcome = Outcome(
+        candidate.source,
+        str(candidate.path),
+        "pending",
+        str(document["id"]),
+        # The first version is a new document; 200 is one that is there already as it is.
+        replaced=status == 202 and document.get("version", 1) > 1,
+    )
     return settled(outcome, document, unchanged=status == 200) or outcome
 
 
@@ -296,16 +335,27 @@ def progress(out: Output, total: int, waits: bool) -> Iterator[Advance]:
 
 
 def report(
-    out: Output, collection: str, outcomes: Sequence[Outcome], skipped: Sequence[Skipped]
+    out: Output,
+    collection: str,
+    outcomes: Sequence[Outcome],
+    skipped: Sequence[Skipped],
+    *,
+    made: bool,
 ) -> None:
     """The end: how many of each, and every failure with its reason."""
     counts = Counter(outcome.state for outcome in outcomes)
+    replaced = sum(outcome.replaced for outcome in outcomes)
     states: tuple[State, ...] = ("ready", "unchanged", "pending", "failed")
     if out.as_json:
         out.document(
             {
                 "collection": collection,
-                "summary": {**{s: counts[s] for s in states}, "skipped": len(skipped)},
+                "collection_created": made,
+                "summary": {
+                    **{s: counts[s] for s in states},
+                    "skipped": len(skipped),
+                    "replaced": replaced,
+                },
                 "documents": [asdict(outcome) for outcome in outcomes],
                 "skipped": [{"path": str(s.path), "reason": s.reason} for s in skipped],
             }
@@ -319,7 +369,9 @@ def report(
             rows.append((state, str(counts[state]), remark))
     if skipped:
         rows.append(("skipped", str(len(skipped)), ""))
-    out.text(f"collection {collection}")
+    if replaced:
+        rows.append(("replaced", str(replaced), "of these; the names were there with other bytes"))
+    out.text(f"collection {collection}{' (new)' if made else ''}")
     out.table(("state", "documents", ""), rows)
     for outcome in outcomes:
         if outcome.state == "failed":

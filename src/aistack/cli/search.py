@@ -55,6 +55,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Find passages, best first, with the score of each leg."""
+        if not query.strip():
+            raise Usage("the query is empty", fix="write it after `aistack search`")
         body: dict[str, Any] = {
             "query": query,
             "collection": collection,

@@ -6,7 +6,6 @@ the front door shows no probes to the outside.
 
 from __future__ import annotations
 
-import json
 import socket as socketlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,10 @@ if TYPE_CHECKING:
 
 _SECONDS = 5.0
 _GOOD = frozenset({"ready", "degraded"})
-_STYLE = {"ready": "green", "up": "green", "degraded": "yellow", "starting": "yellow"}
+_STYLE = {
+    **dict.fromkeys(("ready", "up", "done"), "green"),
+    **dict.fromkeys(("degraded", "starting", "waiting", "pausing", "stopping"), "yellow"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,16 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Where the sockets are (default: of the running stack)."),
         ] = None,
     ) -> None:
-        """Show each service and what it needs. Exit 0 only if all are ready, 3 if none runs."""
+        """Show each service and what it needs.
+
+        Exit 0 only if all are ready, 1 while the stack starts or a part is away, 3 if none runs.
+        """
         base_url: str | None = None
         if run_dir is None:
             found = running(session.data_dir)
             if found is None or not found.alive():
-                raise Unreachable(f"{NOT_RUNNING} on {session.data_dir}", fix=START)
+                starting(session)
+                raise typer.Exit(1)
             run_dir, base_url = found.run_dir, found.base_url
         reports = survey(run_dir)
         servers = programs(run_dir) or as_needs(reports)
@@ -105,6 +111,40 @@ def register(app: typer.Typer) -> None:
             show(session.out, reports, servers, base_url, front)
         if not good:
             raise typer.Exit(1)
+
+
+def starting(session: Session) -> None:
+    """Show the parts of a stack that holds the data directory and is not open yet.
+
+    Raises Unreachable when there is none. The services are not asked: most cannot answer yet.
+    """
+    from aistack.dev.paths import run_directory_of
+    from aistack.dev.state import holder, read_state
+
+    pid = holder(session.data_dir / "lock")
+    if pid is None:
+        raise Unreachable(f"{NOT_RUNNING} on {session.data_dir}", fix=START)
+    run_dir = run_directory_of(session.data_dir)
+    table = read_state(run_dir / "state.json")
+    if session.out.as_json:
+        parts = {
+            name: {"state": row["state"], "pid": row.get("pid"), "restarts": row.get("restarts")}
+            for name, row in table.items()
+        }
+        session.out.document(
+            {"ready": False, "starting": True, "pid": pid, "run_dir": str(run_dir), "parts": parts}
+        )
+        return
+    session.out.text(f"starting, or stopping (process {pid})")
+    rows = [(name, styled(row["state"]), row.get("status") or "") for name, row in table.items()]
+    session.out.table(("part", "state", ""), rows)
+
+
+def styled(word: str) -> Text:
+    """A state in its colour."""
+    from rich.text import Text
+
+    return Text(word, style=_STYLE.get(word, "red"))
 
 
 def survey(run_dir: Path) -> list[ServiceReport]:
@@ -163,15 +203,12 @@ def front_door(base_url: str) -> bool:
 
 def programs(run_dir: Path) -> dict[str, ServerReport]:
     """The servers underneath, as their supervisor has them; empty where there is none."""
+    from aistack.dev.state import read_state
     from aistack.stack import INFRASTRUCTURE
 
-    try:
-        table = json.loads((run_dir / "state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
     return {
         name: ServerReport(row["state"], row.get("pid"), row.get("restarts"))
-        for name, row in table.items()
+        for name, row in read_state(run_dir / "state.json").items()
         if name in INFRASTRUCTURE
     }
 
@@ -199,28 +236,23 @@ def show(
     front: bool | None,
 ) -> None:
     """One line per service and server, then what is wrong with which need."""
-    from rich.text import Text
-
-    def state(word: str) -> Text:
-        return Text(word, style=_STYLE.get(word, "red"))
-
     rows: list[tuple[str | Text, ...]] = []
     if base_url is not None:
-        rows.append(("front door", state("up" if front else "down"), "", base_url))
+        rows.append(("front door", styled("up" if front else "down"), "", base_url))
     for report in reports:
         words = "" if report.progress == report.state else report.progress
-        rows.append((report.name, state(report.state), duration(report.uptime_seconds), words))
+        rows.append((report.name, styled(report.state), duration(report.uptime_seconds), words))
         for need in report.needs:
             remark = [] if need.required else ["may be away"]
             if need.breaker not in {None, "closed"}:
                 remark.append(f"breaker {need.breaker}")
             if need.reason:
                 remark.append(need.reason)
-            rows.append(("  " + need.name, state("up" if need.up else "down"), "",
+            rows.append(("  " + need.name, styled("up" if need.up else "down"), "",
                          ", ".join(remark)))  # fmt: skip
     for name, server in servers.items():
         remark = [f"started again {server.restarts} times"] if server.restarts else []
-        rows.append((name, state(server.state), "", ", ".join(remark)))
+        rows.append((name, styled(server.state), "", ", ".join(remark)))
     out.table(("part", "state", "up for", ""), rows)
 
 

@@ -14,13 +14,18 @@ from typing import Any
 
 import httpx
 import orjson
+import structlog
 
 from aistack.clients.http import PeerClient
 from aistack.clients.resilience import Transient
 from aistack.config import LlamaConfig
-from aistack.service.errors import BadRequest
+from aistack.service.errors import BadRequest, Unavailable
+
+log = structlog.get_logger()
 
 CONTROL_SECONDS = 5.0
+#: What llama.cpp says when it is the model that cannot go on, not the request that cannot be done.
+_OWN_FAULTS = frozenset({"Compute error.", "Invalid input batch."})
 STREAM_SECONDS = 3600.0  # a stream ends by the request's own deadline, not by this
 
 
@@ -34,6 +39,22 @@ class ServedModel:
     created: int
 
 
+class _Generation(PeerClient):
+    """llama.cpp answers 500 to requests that it cannot read (tools, a chat template, a grammar).
+
+    One client's bad request must not count against the model for everybody: a 500 that says what
+    is wrong is a refusal. Its words quote the request and the template: they go to the log only.
+    """
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code == 500:
+            said = _said(response.content)
+            if said is not None and said not in _OWN_FAULTS:
+                log.warning("llama_refused", reason=said[:300])
+                raise _refused()
+        super()._check(response)
+
+
 class LlamaClient:
     """Chat with the model that the server has loaded.
 
@@ -45,7 +66,7 @@ class LlamaClient:
         self._first_byte = config.timeout_seconds
         # llama.cpp's server now and then closes a kept connection right after a stream, without
         # saying so (seen with xllamacpp 2026.10); the next request on it would fail for nothing.
-        self._generation = PeerClient(
+        self._generation = _Generation(
             "llama",
             config.address,
             timeout=config.timeout_seconds,
@@ -96,7 +117,8 @@ class LlamaClient:
         """The chunks of an answer as they come, `[DONE]` left out.
 
         Run it to its end, or close it, in the task that began it. A server that ends without
-        `[DONE]`, or sends an error, counts as a failure for the breaker: Unavailable.
+        `[DONE]` counts as a failure for the breaker; an error that it sends does not, unless it is
+        the model's own: Unavailable either way.
         """
         try:
             async with (
@@ -137,7 +159,7 @@ async def _events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], No
         field, _, value = line.partition(":")
         value = value.strip()
         if field == "error":
-            raise Transient("the server reported an error mid-stream")
+            raise _broken_off(value)
         if field != "data":
             continue
         if value == "[DONE]":
@@ -147,9 +169,29 @@ async def _events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], No
         except orjson.JSONDecodeError as error:
             raise Transient("an event that is not JSON") from error
         if not isinstance(event, dict) or "error" in event:
-            raise Transient("the server reported an error mid-stream")
+            raise _broken_off(value)
         yield event
     raise Transient("the stream ended without [DONE]")
+
+
+def _said(body: bytes | str) -> str | None:
+    """The message of llama.cpp's error shape; None for anything else."""
+    try:
+        error = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(error, dict) and "error" in error:
+        error = error["error"]
+    said = error.get("message") if isinstance(error, dict) else error
+    return said if isinstance(said, str) and said else None
+
+
+def _broken_off(event: str) -> Transient | Unavailable:
+    said = _said(event)
+    if said is None or said in _OWN_FAULTS:
+        return Transient("the server reported an error mid-stream")
+    log.warning("llama_broke_off", reason=said[:300])
+    return Unavailable("The language model could not finish its answer.")
 
 
 def _refused() -> BadRequest:

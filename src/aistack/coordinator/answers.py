@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aistack.coordinator.citations import (
+    SENTENCE_CHARACTERS,
     Evidence,
     Support,
     attribute,
@@ -14,6 +16,7 @@ from aistack.coordinator.citations import (
     factual,
 )
 from aistack.coordinator.sentences import Sentence, SentenceSplitter
+from aistack.coordinator.tokens import tokenize
 
 NOT_TRACED = "The model's answer could not be traced to your documents. The closest passage:"
 NOT_IN_DOCUMENTS = (
@@ -61,8 +64,15 @@ def not_in_documents() -> Answer:
     return Answer(NOT_IN_DOCUMENTS, (), (), None, not_in_documents=True)
 
 
-_OWN_MARKER = re.compile(r"[ \t]*(?:\[\^?\d{1,3}(?:\s*[,–-]\s*\^?\d{1,3})*\]|【[^】\n]{1,40}】)")
-_MAYBE_MARKER = re.compile(r"[ \t]*(?:\[[\^\d\s,–-]{0,16}|【[^】\n]{0,40})?\Z")
+REPEATED_SHARE = 0.85
+"""Of two sentences' content words: from here on the one repeats the other."""
+REPEATS = 2
+"""So many sentences that repeat one before them, and the answer is at its end."""
+SAID_SENTENCES = 50
+_OWN_MARKER = re.compile(
+    r"[ \t]{0,8}(?:\[\^?\d{1,3}(?:\s*[,–-]\s*\^?\d{1,3})*\]|【[^】\n]{1,40}】)"
+)
+_MAYBE_MARKER = re.compile(r"[ \t]{0,8}(?:\[[\^\d\s,–-]{0,16}|【[^】\n]{0,40})?\Z")
 
 
 class MarkerFilter:
@@ -99,6 +109,30 @@ class MarkerFilter:
         return "".join(parts)
 
 
+class QuoteFilter:
+    """Takes the mark of a quoted line off what the model repeats of its prompt ("> ").
+
+    One mark: what the document itself quotes keeps its own.
+    """
+
+    def __init__(self) -> None:
+        self._line_start = True
+        self._marked = False
+
+    def feed(self, more: str) -> str:
+        """What is left of `more`; nothing is held back."""
+        kept = []
+        for character in more:
+            if self._line_start and character == ">":
+                self._line_start, self._marked = False, True
+            elif self._marked and character == " ":
+                self._marked = False
+            else:
+                self._line_start, self._marked = character == "\n", False
+                kept.append(character)
+        return "".join(kept)
+
+
 class AnswerWriter:
     """Feed the model's deltas, pass on what comes back, then `finish`.
 
@@ -108,6 +142,7 @@ class AnswerWriter:
     def __init__(self, evidence: Evidence, question: str) -> None:
         self._evidence = evidence
         self._question = question
+        self._quotes = QuoteFilter()
         self._filter = MarkerFilter()
         self._splitter = SentenceSplitter()
         self._released = 0  # of the splitter's text
@@ -117,16 +152,27 @@ class AnswerWriter:
         self._citations: list[Citation] = []
         self._claims = 0
         self._supported = 0
+        self._said: deque[frozenset[str]] = deque(maxlen=SAID_SENTENCES)
+        self._repeats = 0
+
+    @property
+    def looping(self) -> bool:
+        """Whether the model only says again what it has said: nothing new will come."""
+        return self._repeats >= REPEATS
 
     def feed(self, delta: str) -> str:
-        """The text to show now; may be empty."""
-        done = self._splitter.feed(self._filter.feed(delta))
+        """The text to show now; may be empty, and is once the answer is `looping`."""
+        if self.looping:
+            return ""
+        done = self._splitter.feed(self._filter.feed(self._quotes.feed(delta)))
         return self._release(done)
 
     def finish(self) -> tuple[str, Answer]:
         """The text that was still held back, and the whole answer."""
-        done = self._splitter.feed(self._filter.finish())
-        tail = self._release([*done, *self._splitter.finish()])
+        tail = ""
+        if not self.looping:
+            done = self._splitter.feed(self._filter.finish())
+            tail = self._release([*done, *self._splitter.finish()])
         if not self._supported:
             tail += self._closest()
         grounded = round(self._supported / self._claims, 4) if self._claims else None
@@ -147,10 +193,22 @@ class AnswerWriter:
             # Behind a closing fence or a table's last bar a marker would break the Markdown.
             if sentence.kind == "sentence" and not body.startswith("|"):
                 self._emit("".join(f" [{n}]" for n in numbers))
+                self._repeats += self._repeated(body)
+            if self.looping:
+                return "".join(self._pieces[begun:])
         if self._splitter.safe > self._released:
             self._emit(text[self._released : self._splitter.safe])
             self._released = self._splitter.safe
         return "".join(self._pieces[begun:])
+
+    def _repeated(self, body: str) -> bool:
+        """Whether a sentence before says nearly the same."""
+        words = frozenset(t.norm for t in tokenize(body[:SENTENCE_CHARACTERS]) if t.content)
+        again = any(
+            len(words & said) >= REPEATED_SHARE * len(words | said) for said in self._said if words
+        )
+        self._said.append(words)
+        return again
 
     def _emit(self, text: str) -> None:
         if text:

@@ -17,9 +17,10 @@ from aistack.clients.llama import LlamaClient
 from aistack.config import Config, CoordinatorConfig
 from aistack.coordinator import examples, requests, schemas, wire
 from aistack.coordinator.chat import Chat, Finished, Question
-from aistack.coordinator.relay import EventStream, Relay, while_connected
+from aistack.coordinator.relay import EventStream, Relay
 from aistack.coordinator.requests import AISTACK, LOCAL
 from aistack.service.app import Need, Runtime, Service, scope, service_router
+from aistack.service.disconnect import while_connected
 from aistack.service.docs import example
 from aistack.service.errors import StackError
 from aistack.service.keys import read_key

@@ -18,8 +18,8 @@ from aistack.coordinator import metrics, prompts
 from aistack.coordinator.answers import Answer, AnswerWriter, not_in_documents
 from aistack.coordinator.evidence import Evidence, Passage
 from aistack.coordinator.prompts import Turn
-from aistack.coordinator.retrieval import Retrieved, relevant, search_query
-from aistack.service.errors import StackError
+from aistack.coordinator.retrieval import Retrieved, end_of, relevant, search_query
+from aistack.service.errors import BadRequest, StackError, Unprocessable
 from aistack.service.tracing import tracer
 
 log = structlog.get_logger()
@@ -94,6 +94,7 @@ class Chat:
         started = time.perf_counter()
         with _span("aistack") as span:
             try:
+                prompts.check_length(question.turns, (await self.served()).context_tokens)
                 retrieved = await self._retrieve(question, span)
                 if not relevant(
                     question.turns[-1].content, retrieved, self._config.relevance_floor
@@ -103,14 +104,16 @@ class Chat:
                     yield Finished(answer, retrieved, "stop", 0, 0)
                     metrics.ANSWERS.labels("aistack", "not_in_documents").inc()
                     return
-                writer = AnswerWriter(Evidence(retrieved.passages), question.turns[-1].content)
+                writer = AnswerWriter(
+                    Evidence(retrieved.passages), end_of(question.turns[-1].content)
+                )
                 usage: dict[str, Any] = {}
                 finish = "stop"
                 first = True
                 body = await self._body(question, retrieved)
                 async with aclosing(self._llama.stream(body)) as chunks:
                     async for chunk in chunks:
-                        usage = chunk.get("usage") or usage
+                        usage = chunk.get("usage") or _usage_so_far(chunk) or usage
                         for choice in chunk.get("choices", ()):
                             finish = choice.get("finish_reason") or finish
                         if piece := writer.feed(_text(chunk)):
@@ -119,6 +122,9 @@ class Chat:
                                 metrics.FIRST_TOKEN.labels("aistack").observe(seconds)
                                 first = False
                             yield piece
+                        if writer.looping:
+                            finish = "stop"
+                            break
                 tail, answer = writer.finish()
                 if tail:
                     yield tail
@@ -140,12 +146,15 @@ class Chat:
 
     async def _retrieve(self, question: Question, span: Span) -> Retrieved:
         said = [t.content for t in question.turns if t.role == "user" and t.content.strip()]
-        found = await self._aidb.search(
-            search_query(said),
-            collection=question.collection,
-            limit=question.top_k,
-            filters=question.filters,
-        )
+        try:
+            found = await self._aidb.search(
+                search_query(said),
+                collection=question.collection,
+                limit=question.top_k,
+                filters=question.filters,
+            )
+        except Unprocessable as error:
+            raise _of_the_chat(error) from error
         cosines = [hit.dense_score for hit in found.hits if hit.dense_score is not None]
         span.set_attribute("aistack.retrieval.hits", len(found.hits))
         return Retrieved(
@@ -169,7 +178,18 @@ class Chat:
             "messages": [{"role": t.role, "content": t.content} for t in prompt.messages],
             "max_tokens": question.answer_tokens,
             "stream_options": {"include_usage": True},
+            # The usage comes last, and an answer may be ended before that.
+            "timings_per_token": True,
         }
+
+
+def _of_the_chat(error: Unprocessable) -> BadRequest:
+    """aidb's refusal of a search in terms of the chat request that it was made from."""
+    detail = error.detail.removeprefix("body.")
+    field = next((f for f in ("filters", "collection") if detail.startswith(f)), None)
+    if field is None:
+        return BadRequest(detail, param="aistack")
+    return BadRequest(f"aistack.{detail}", param=f"aistack.{field}")
 
 
 def _passages(hits: Sequence[SearchHit]) -> tuple[Passage, ...]:
@@ -195,6 +215,17 @@ def _passages(hits: Sequence[SearchHit]) -> tuple[Passage, ...]:
             continue
         passages.append(passage)
     return tuple(passages)
+
+
+def _usage_so_far(chunk: Mapping[str, Any]) -> dict[str, int] | None:
+    """llama.cpp's own count up to this chunk."""
+    timings = chunk.get("timings")
+    if not isinstance(timings, dict):
+        return None
+    return {
+        "prompt_tokens": int(timings.get("prompt_n", 0)) + int(timings.get("cache_n", 0)),
+        "completion_tokens": int(timings.get("predicted_n", 0)),
+    }
 
 
 def _text(chunk: Mapping[str, Any]) -> str:

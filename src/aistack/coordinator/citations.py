@@ -23,6 +23,8 @@ CONTEXT_CREDIT = 0.6
 UNIT_PENALTY = 0.03
 """For each further sentence in the window: the tighter quote wins."""
 CANDIDATES = 12
+SENTENCE_CHARACTERS = 2_000
+"""A longer "sentence" is not compared: no window can carry it, and comparing costs its square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,14 @@ def factual(text: str) -> bool:
     stripped = text.strip()
     if stripped.endswith("?") or _FILLER.match(stripped):
         return False
-    return sum(t.content for t in tokenize(stripped)) >= 2
+    # Of a very long one the beginning tells.
+    return sum(t.content for t in tokenize(stripped[:SENTENCE_CHARACTERS])) >= 2
 
 
 def attribute(text: str, evidence: Evidence, *, coverage: float = COVERAGE) -> Verdict:
     """The support for one sentence of prose among the passages."""
+    if len(text) > SENTENCE_CHARACTERS:
+        return Verdict(None, None, "longer than what a passage can carry")
     tokens = tokenize(text)
     content = [t for t in tokens if t.content]
     if not content or not evidence.windows:
@@ -104,17 +109,16 @@ def attribute(text: str, evidence: Evidence, *, coverage: float = COVERAGE) -> V
 def attribute_code(text: str, evidence: Evidence) -> Verdict:
     """Code is supported when a passage has its lines, in order and letter by letter."""
     wanted = [line.strip() for line in text.strip("`~\n").splitlines()[1:] if line.strip()]
-    wanted = [line for line in wanted if not line.startswith("#")]
+    wanted = [line.removeprefix("$ ") for line in wanted if not line.startswith("#")]
+    if not wanted:
+        return Verdict(None, None, "no line of code")
     for index, passage in enumerate(evidence.passages):
-        lines = [
-            (m.start(), m.end(), m.group().strip()) for m in re.finditer(r"[^\n]+", passage.text)
-        ]
-        for first in range(len(lines)):
-            found = lines[first : first + len(wanted)]
-            if wanted and [line.removeprefix("$ ") for *_, line in found] == [
-                line.removeprefix("$ ") for line in wanted
-            ]:
-                return Verdict(Support(index, found[0][0], found[-1][1], 1.0), None, "")
+        found = list(re.finditer(r"[^\n]+", passage.text))
+        lines = [m.group().strip().removeprefix("$ ") for m in found]
+        for first in range(len(lines) - len(wanted) + 1):
+            if lines[first : first + len(wanted)] == wanted:
+                start, end = found[first].start(), found[first + len(wanted) - 1].end()
+                return Verdict(Support(index, start, end, 1.0), None, "")
     return Verdict(None, None, "the code is not in a passage")
 
 

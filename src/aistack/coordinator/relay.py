@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
-from starlette.requests import Request
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aistack.coordinator import wire
-from aistack.service.errors import StackError
+from aistack.service.disconnect import disconnected
+from aistack.service.errors import StackError, error_id
 
+log = structlog.get_logger()
 T = TypeVar("T")
 AHEAD = 64  # events that may wait for a slow reader; then the source waits
+STALL_SECONDS = 30.0
+"""How long a reader may take nothing at all before it is taken for gone: its place is wanted."""
 
 
-class ClientGone(StackError):
-    """Nobody waits for the answer; the status is for the log and the metrics (as nginx has it)."""
+class ReaderStalled(StackError):
+    """The client is there and takes nothing; the status is for the log and the metrics."""
 
     status = 499
-    slug = "client-gone"
-    title = "The client went away"
+    slug = "reader-stalled"
+    title = "The client takes nothing"
 
 
 class Relay(Generic[T]):
@@ -73,38 +77,19 @@ class Relay(Generic[T]):
             await self._task
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """`await work`, cancelled when the client goes away. Raises ClientGone then."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_disconnected(request.receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("The client went away.")
-    finally:
-        for part in (task, gone):
-            part.cancel()
-        with suppress(asyncio.CancelledError, StackError):
-            await task
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 class EventStream(Response):
     """Server-sent events from a relay that has begun.
 
     A failure becomes an error event and then a body without an end: no `[DONE]`, no last chunk, so
-    that no client takes a cut answer for a whole one. A client that goes away closes the relay.
+    that no client takes a cut answer for a whole one. A client that goes away, or takes nothing
+    for `stall_seconds`, closes the relay.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, relay: Relay[bytes]) -> None:
+    def __init__(self, relay: Relay[bytes], *, stall_seconds: float = STALL_SECONDS) -> None:
         super().__init__()
+        self._stall_seconds = stall_seconds
         self._relay = relay
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-store"
@@ -112,7 +97,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(send))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -125,11 +110,22 @@ class EventStream(Response):
             await self._relay.aclose()
 
     async def _send(self, send: Send) -> None:
+        async def put(body: bytes, *, more: bool = True) -> None:
+            try:
+                async with asyncio.timeout(self._stall_seconds):
+                    await send({"type": "http.response.body", "body": body, "more_body": more})
+            except TimeoutError as error:
+                raise ReaderStalled("The client takes nothing.") from error
+
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async for event in self._relay:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        except StackError as error:
-            await send({"type": "http.response.body", "body": wire.error(error), "more_body": True})
+                await put(event)
+        except ReaderStalled:
             raise
-        await send({"type": "http.response.body", "body": wire.DONE, "more_body": False})
+        except StackError as error:
+            identifier = error_id()
+            log.warning("stream_failed", error_id=identifier, error=error.slug, detail=error.detail)
+            await put(wire.error(error, identifier))
+            raise
+        await put(wire.DONE, more=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from aistack.coordinator.prompts import Turn
 from aistack.coordinator.schemas import ChatRequest, Message
 from aistack.service.errors import BadRequest, NotFound
@@ -38,6 +40,10 @@ _NOT_FOR_LLAMA = frozenset(
 _NO_LOOPS = {"dry_multiplier": 0.8, "dry_allowed_length": 8, "dry_penalty_last_n": 256}
 
 
+# A small model goes on with the next question by itself.
+_NO_NEXT_QUESTION = "\nQuestion:"
+
+
 def check(request: ChatRequest) -> None:
     """Refuse what the named model cannot do. Raises BadRequest or NotFound."""
     if request.model not in (LOCAL, AISTACK):
@@ -48,6 +54,8 @@ def check(request: ChatRequest) -> None:
         )
     for index, message in enumerate(request.messages):
         _check_message(index, message)
+    for field in sorted(request.model_fields_set):
+        _check_encodable(request, field)
     if request.modalities not in (None, ["text"]):
         raise _refuse("modalities", "only ['text'] can be answered")
     if request.model == LOCAL:
@@ -79,6 +87,18 @@ def _check_message(index: int, message: Message) -> None:
         message.role == "assistant" and (message.tool_calls or message.function_call)
     ):
         raise _refuse(where, "is missing")
+
+
+def _check_encodable(request: ChatRequest, field: str) -> None:
+    """Refuse what JSON can spell and no other program could read again."""
+    try:
+        orjson.dumps(request.model_dump(include={field}, exclude_unset=True))
+    except (TypeError, ValueError) as error:  # orjson's, and pydantic's for a depth without end
+        raise BadRequest(
+            f"{field}: has text that is not valid Unicode, a number of more than 64 bits, or is"
+            " nested too deep.",
+            param="aistack.filters" if field == "aistack" else field,
+        ) from error
 
 
 def _refuse(field: str, why: str) -> BadRequest:
@@ -120,4 +140,4 @@ def sampling(request: ChatRequest) -> dict[str, Any]:
     """Sampling for the retrieval-augmented model: greedy unless the request says otherwise."""
     names = ("temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty")
     given = {name: value for name in names if (value := getattr(request, name)) is not None}
-    return {"temperature": 0.0, **_NO_LOOPS, **given}
+    return {"temperature": 0.0, "stop": [_NO_NEXT_QUESTION], **_NO_LOOPS, **given}

@@ -13,6 +13,7 @@ LEXICAL_EVIDENCE = 0.6
 """Share of the question's words that lets a cosine a little under the floor pass."""
 LEXICAL_MARGIN = 0.12
 QUERY_CHARACTERS = 2000
+"""The end of a question that is searched with and compared: the cost of a longer one is bounded."""
 
 _REFERS_BACK = re.compile(
     r"^(?:and|but|so|then|what about|how about|why)\b|"
@@ -37,16 +38,21 @@ def search_query(turns: Sequence[str]) -> str:
     A short message that refers back ("and how do I undo it?") is searched together with the one
     before it.
     """
-    last = turns[-1].strip()
+    last = end_of(turns[-1])
     words = [t for t in tokenize(last) if t.content]
     if len(turns) > 1 and (len(words) < 2 or (len(words) < 8 and _REFERS_BACK.search(last))):
-        last = f"{turns[-2].strip()}\n{last}"
+        last = f"{end_of(turns[-2])}\n{last}"
     return last[-QUERY_CHARACTERS:]
+
+
+def end_of(text: str) -> str:
+    """The end of a text that is long enough to know what it asks."""
+    return text.strip()[-QUERY_CHARACTERS:]
 
 
 def lexical_share(question: str, passages: Sequence[Passage]) -> float:
     """Share (0..1) of the question's content words that the best single passage has."""
-    wanted = {t.norm for t in tokenize(question) if t.content}
+    wanted = {t.norm for t in tokenize(end_of(question)) if t.content}
     if not wanted:
         return 0.0
     return max(

@@ -22,7 +22,52 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 class Strict(BaseModel):
     """Unknown fields are refused, by name."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Called(Strict):
+    """A function that the model called, and with what; `arguments` is JSON in a string."""
+
+    name: Text = Field(min_length=1, max_length=256)
+    arguments: Text
+
+
+class ToolCall(Strict):
+    """One call in a message of the assistant."""
+
+    id: Text | None = Field(None, max_length=256)
+    index: int | None = Field(None, ge=0, lt=2**31, description="as a stream numbers it; unused")
+    type: Literal["function"] = "function"
+    function: Called
+
+
+class Function(Strict):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: Text = Field(min_length=1, max_length=256)
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """One of the tools; functions are all that is understood."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Strict):
+    """The name of one of the functions."""
+
+    name: Text = Field(min_length=1, max_length=256)
+
+
+class ToolChoice(Strict):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class ContentPart(BaseModel):
@@ -40,9 +85,9 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | Annotated[list[ContentPart], Field(min_length=1, max_length=64)] | None = None
     name: Text | None = Field(None, max_length=256)
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
     tool_call_id: Text | None = None
-    function_call: dict[str, Any] | None = None
+    function_call: Called | None = None
     refusal: Text | None = None
     audio: dict[str, Any] | None = None
     annotations: list[Any] | None = None
@@ -84,11 +129,11 @@ class ChatRequest(Strict):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[dict[str, Any]] | None = None
-    function_call: str | dict[str, Any] | None = None
+    functions: list[Function] | None = Field(None, max_length=128)
+    function_call: Literal["none", "auto"] | FunctionName | None = None
     user: Text | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None

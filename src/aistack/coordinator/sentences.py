@@ -25,13 +25,14 @@ class Sentence:
 _PREFIX = re.compile(r"(?:[ \t]*(?:[-*+•]|\d{1,3}[.)]|:|>)[ \t]+)+(?:\[[ xX]\][ \t]+)?")
 _HEADING = re.compile(r"[ \t]*#{1,6}[ \t]+")
 _FENCE = re.compile(r"[ \t]*(?:[-*+][ \t]+)?(`{3,}|~{3,})")
-_DIRECTIVE = re.compile(r"[ \t]*(?::{3,}|\(\S+\)=[ \t]*$|\|?[ \t]*:?-{3,}|<!--)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"[ \t]*(?::{3,}|\(\S+\)=[ \t]*$|(?:\|[ \t]*)?:?-{3,}|<!--)", re.MULTILINE)
 _BLOCK = re.compile(
     r"[ \t]*(?:[-*+•>][ \t]|\d{1,3}[.)][ \t]|#{1,6}[ \t]|`{3,}|~{3,}|:{3,}|\||:[ \t]|\(\S+\)=)"
 )
 # What might still become one of the above when more text arrives.
 _MAYBE_BLOCK = re.compile(r"[ \t]*(?:[-*+•>:]*|\d{1,3}[.)]?|#{1,6}|`{1,2}|~{1,2}|\(\S*\)?)\Z")
-_STOP = re.compile(r"[.!?…]+[\"'”’)\]*_`]*(?=\s|\Z)|[。！？]+[”’」』）]*")
+# Possessive, and only from the start of a run: no text makes it look twice at one character.
+_STOP = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*_`]*+(?=\s|\Z)|[。！？]+[”’」』）]*")
 _CANDIDATE = re.compile(rf"(?P<code>`+)|(?P<newline>\n)|(?P<stop>{_STOP.pattern})")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[\"'“])(?:e\.g|i\.e|cf|vs|resp|approx|incl|excl|ca|viz|esp|dr|mr|mrs|ms|prof|st|no|"
@@ -40,6 +41,8 @@ _ABBREVIATION = re.compile(
 )
 # These end a sentence when a capital letter follows.
 _SOMETIMES = re.compile(r"(?:^|[\s(])(?:etc|inc|ltd|co|corp|a\.m|p\.m|u\.s)\.$", re.IGNORECASE)
+_LONGEST_ABBREVIATION = 12  # characters, with what stands before it; a little more than there is
+_FOLLOWING = re.compile(r" *(.?)", re.DOTALL)
 
 
 class SentenceSplitter:
@@ -81,7 +84,7 @@ class SentenceSplitter:
         start = self._pos
         while start < len(text) and text[start].isspace():
             start += 1
-        line = max(text.rfind("\n", 0, start) + 1, self._pos)
+        line = max(text.rfind("\n", self._pos, start) + 1, self._pos)
         if start >= len(text):
             self.safe = len(text) if final else self._pos
             return None
@@ -178,20 +181,21 @@ class SentenceSplitter:
 
     def _stop_ends(self, start: int, match: re.Match[str], *, final: bool) -> bool | None:
         """Whether the punctuation ends the sentence; None: the next letter decides."""
-        before = self.text[start : match.start() + 1]
+        stop = match.start()
+        before = self.text[max(start, stop - _LONGEST_ABBREVIATION) : stop + 1]
+        found = _FOLLOWING.match(self.text, match.end())
+        following = found.group(1) if found else ""
         if match.group().startswith(".") and len(match.group().rstrip("\"'”’)]*_`")) == 1:
             if _ABBREVIATION.search(before):
                 return False
             if _SOMETIMES.search(before):
-                following = self.text[match.end() :].lstrip(" ")
                 if not following:
                     return True if final else None
-                return following[0].isupper() or following[0] == "\n"
+                return following.isupper() or following == "\n"
         if match.group().startswith(("...", "…")):
-            following = self.text[match.end() :].lstrip(" ")
             if not following:
                 return True if final else None
-            return not following[0].islower()
+            return not following.islower()
         return True
 
 

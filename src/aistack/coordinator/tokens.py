@@ -6,6 +6,8 @@ Offsets are code points of the text given, so a span of tokens is a span of the 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
@@ -71,18 +73,17 @@ _TOKEN = re.compile(
   | (?<![\w)\]*])--?[A-Za-z][\w-]*                           # a flag
   | \d{1,2}:\d{2}(?::\d{2})?                                 # a time of day
   | \d[\d,]*(?:\.\d+)*(?:\.[x*])?%?                          # a number, a version
-  | [$@~./]*[A-Za-z_][\w]*(?:[./:@+*_-]+[\w*<>]+|['’][a-z]+)*/?  # a word, a path, an option
+  | [$@~./]{0,32}[A-Za-z_][\w]*(?:[./:@+*_-]+[\w*<>]+|['’][a-z]+)*/?  # a word, a path, an option
     """,
     re.VERBOSE,
 )
-# `code`, and one quoted word: both are meant letter by letter.
-_CODE_SPAN = re.compile(
-    r"(`+)(?!`)(?P<code>.+?)(?<!`)\1(?!`)|[\"“](?P<quoted>[^\s\"”]{1,40})[\"”]", re.DOTALL
-)
+# What begins `code`, and one quoted word: both are meant letter by letter.
+_CODE_MARK = re.compile(r"(?P<ticks>`+)|[\"“](?P<quoted>[^\s\"”]{1,40})[\"”]")
 # A link's target and a heading's anchor are markup, not words that a reader sees.
 # (a link to an option is how a manual writes the option's name).
 _MARKUP = re.compile(
-    r"\]\((?:#opt-|(?!#opt-)[^)\s]*\))|\{#[^}]*\}|<!--.*?-->|\{(?:manpage|option|term|file|command|env)\}"
+    r"\]\((?:#opt-|(?!#opt-)(?:(?!\]\()[^)\s])*\))"
+    r"|\{#[^{}]*\}|<!--(?:(?!<!--).)*?-->|\{(?:manpage|option|term|file|command|env)\}"
 )
 _IDENTIFIER = re.compile(r"[/_@$~*<>]|::|^-|\w\.\w|[a-z][A-Z]|[A-Za-z]\d|\d[A-Za-z]", re.ASCII)
 _PART = re.compile(r"[;:]|[.!?](?:\s|$)|\n\s*\n")
@@ -95,12 +96,17 @@ _DENIES_BEFORE = frozenset({"no", "neither"})
 
 _TAKES_AWAY = frozenset({"add", "preserve"})  # "removing the ability to", "loses the ability to"
 
+LONGEST_WORD = 64
+"""Characters; what is longer is no word of English and is compared as it stands."""
+
 _stemmer = snowballstemmer.stemmer("english")
 
 
 @lru_cache(maxsize=20_000)
 def stem(word: str) -> str:
     """The Porter2 stem of a lower-case word; words of one meaning (lexicon.SYNONYMS) share one."""
+    if len(word) > LONGEST_WORD:
+        return word
     word = SYNONYMS.get(word, word)
     stemmed: str = _stemmer.stemWord(word)
     return _STEMMED_SYNONYMS.get(stemmed, stemmed)
@@ -123,17 +129,14 @@ def _number(text: str) -> str:
 
 def tokenize(text: str, *, code_block: bool = False) -> list[Token]:
     """Tokens of `text` in order, stop words included (they carry order, not content)."""
-    code = (
-        [(0, len(text))]
-        if code_block
-        else [m.span(m.lastgroup or 0) for m in _CODE_SPAN.finditer(text)]
-    )
+    code = [(0, len(text))] if code_block else _code_spans(text)
     text = _MARKUP.sub(lambda m: " " * len(m.group()), text)
     tokens: list[Token] = []
     negated, neither, previous_end, clause, part = False, False, 0, 0, 0
     for match in _TOKEN.finditer(text):
         start, raw = match.start(), match.group()
-        in_code = any(a <= start < b for a, b in code)
+        span = bisect_right(code, (start, len(text)))
+        in_code = span > 0 and start < code[span - 1][1]
         word = raw.rstrip(".:-+*/'’") if not in_code else raw.rstrip(".:")
         if not word:
             continue
@@ -143,7 +146,7 @@ def tokenize(text: str, *, code_block: bool = False) -> list[Token]:
             clause += 1
             if _PART.search(between) or ("," in between and word.lower() == "and"):
                 part, neither = part + 1, False
-        opens_sentence = not tokens or bool(re.search(r"[.!?:]\W*$|\n\s*[-*#\d]*\W*$", between))
+        opens_sentence = not tokens or _opens_sentence(between)
         previous_end = start + len(word)
         for token in _classify(word, start, in_code=in_code, opens_sentence=opens_sentence):
             lower = token.text.lower().replace("’", "'")
@@ -173,6 +176,45 @@ def tokenize(text: str, *, code_block: bool = False) -> list[Token]:
             or (tail == ["the", "ability"] and _takes_away(tokens[-3:-2]))
         )
     return _with_units(tokens)
+
+
+def _code_spans(text: str) -> list[tuple[int, int]]:
+    """What stands in backticks or is one quoted word, in order and apart from each other.
+
+    As in Markdown a run of backticks is closed by the next run of the same length. One pass: a
+    text of nothing but backticks costs no more than any other.
+    """
+    marks = list(_CODE_MARK.finditer(text))
+    closing: defaultdict[int, deque[int]] = defaultdict(deque)  # of each length: where runs begin
+    for mark in marks:
+        if mark["ticks"]:
+            closing[len(mark["ticks"])].append(mark.start())
+    spans: list[tuple[int, int]] = []
+    end = 0
+    for mark in marks:
+        if mark.start() < end:
+            continue
+        if mark["ticks"] is None:
+            spans.append(mark.span("quoted"))
+            end = mark.end()
+            continue
+        runs = closing[len(mark["ticks"])]
+        while runs and runs[0] < mark.end():
+            runs.popleft()
+        if runs:
+            spans.append((mark.end(), runs[0]))
+            end = runs[0] + len(mark["ticks"])
+    return spans
+
+
+def _opens_sentence(between: str) -> bool:
+    """Whether what stands between two tokens ends a sentence or a line."""
+    for character in reversed(between):
+        if character in ".!?:\n":
+            return True
+        if character.isalnum() or character == "_":
+            return False
+    return False
 
 
 def _after_not(tokens: list[Token]) -> bool:

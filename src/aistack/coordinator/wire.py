@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from aistack.service.errors import StackError, error_id, openai_body
+from aistack.service.errors import StackError, openai_body
 
 DONE = b"data: [DONE]\n\n"
 
@@ -19,9 +19,9 @@ def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def error(failure: StackError) -> bytes:
-    """The event that ends a stream which failed after its first byte."""
-    return b"data: " + openai_body(failure, identifier=error_id()) + b"\n\n"
+def error(failure: StackError, identifier: str) -> bytes:
+    """The event that ends a stream which failed after its first byte; the log has its id too."""
+    return b"data: " + openai_body(failure, identifier=identifier) + b"\n\n"
 
 
 class Chunks:

@@ -21,7 +21,6 @@ _CHUNK = 65536
 #: A line longer than this is cut: one runaway line must not fill the supervisor's memory.
 _LONGEST_LINE = 1_048_576
 _TAIL = 20
-_LAST_LINES_SECONDS = 1.0
 
 LineSink = Callable[[str], None]
 
@@ -102,11 +101,8 @@ class Child:
         """Wait for the end of the process and of its output; the exit status."""
         status = await self._process.wait()
         # A grandchild may hold the pipe open: its lines are not worth waiting for.
-        await asyncio.wait({self._reader}, timeout=_LAST_LINES_SECONDS)
-        if not self._reader.done():
-            self._reader.cancel()
-            # asyncio would close it when the loop is gone already, and complain.
-            self._process._transport.close()  # type: ignore[attr-defined]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         return status
 
     def send_signal(self, number: signal.Signals) -> None:
