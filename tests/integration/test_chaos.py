@@ -254,7 +254,16 @@ async def test_killed_under_load(victim: RunningStack, target: str) -> None:
                     "messages": [{"role": "user", "content": "Hi."}],
                 },
             )
-            return found and chat.status_code == 200
+            # Uses what stands behind the coordinator too: a breaker closes by a call.
+            answer = await http.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "aistack",
+                    "max_tokens": 4,
+                    "messages": [{"role": "user", "content": "What is the unique word?"}],
+                },
+            )
+            return found and chat.status_code == 200 and answer.status_code == 200
 
     async with under_load(load):
         await wait_for("first acknowledged", lambda: enough(len(load.acknowledged) >= 5))
@@ -268,6 +277,7 @@ async def test_killed_under_load(victim: RunningStack, target: str) -> None:
     for name in watchers:
 
         async def closed(name: str = name) -> bool:
+            await well_again()
             now = breaker_changes(victim, name, target)
             return now.get("closed", 0) > before[name].get("closed", 0)
 
