@@ -27,7 +27,7 @@ from fix_postgres import PostgresServer
 @pytest.fixture(scope="session")
 def local_encoder(model_files: ModelFiles, graph_state: Path) -> LocalEncoder:
     """The packaged model, in this process."""
-    return LocalEncoder(threads=1, state=graph_state)
+    return LocalEncoder(threads=2, state=graph_state)
 
 
 @dataclass(slots=True)

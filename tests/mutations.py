@@ -81,7 +81,7 @@ MUTATIONS = (
         "service/keys.py",
         "if record is None or not good:",
         "if record is None:",
-        "tests/unit/test_keys.py::test_well_formed_token_with_a_foreign_secret_is_refused",
+        "tests/integration/test_guarded_routes.py::test_forged_token_of_a_known_key_is_401",
     ),
     Mutation(
         "key check",

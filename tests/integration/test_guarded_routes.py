@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aistack.service.keys import KeyEditor, KeyPaths
+from aistack.service.keys import KeyEditor, KeyPaths, make_token, parse_token
 from aistack.stack import load_stack
 from fix_stack import RunningStack, wait_until
 
@@ -73,6 +73,21 @@ def test_without_a_key_every_route_is_401(stack: RunningStack) -> None:
             )
             assert answer.status_code == 401, (method, path, answer.text)
             assert "www-authenticate" in answer.headers
+
+
+def test_forged_token_of_a_known_key_is_401(stack: RunningStack) -> None:
+    """Well formed, a good checksum, the id of a key that exists: only the secret is wrong."""
+    known = parse_token(stack.key)
+    assert known is not None
+    forged = make_token(known)
+    for _, method, path, _ in routes(stack):
+        answer = httpx.request(
+            method,
+            stack.base_url + concrete(path),
+            headers={"authorization": f"Bearer {forged}"},
+            content=b"{}",
+        )
+        assert answer.status_code == 401, (method, path, answer.text)
 
 
 def test_without_a_key_every_route_is_401_on_its_own_socket(stack: RunningStack) -> None:
