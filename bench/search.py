@@ -6,18 +6,19 @@ embedding call, and of PostgreSQL it asks one thing, the state of the collection
 
 from __future__ import annotations
 
-import json
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+from bench.stack import up
 
 ROUNDS = 30
 DOCUMENTS = 200
@@ -52,29 +53,15 @@ def fill(http: httpx.Client) -> None:
 
 def main() -> int:
     """Prints medians, their ratio and the counted calls; 1 when a cached search called too much."""
-    with tempfile.TemporaryDirectory(prefix="aistack-bench-") as directory:
-        data = Path(directory) / "data"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "aistack", "up", "--data-dir", str(data), "--port", "0"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            return measure(data, process)
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+    with (
+        tempfile.TemporaryDirectory(prefix="aistack-bench-") as directory,
+        up(Path(directory) / "data") as said,
+    ):
+        return measure(said)
 
 
-def measure(data: Path, process: subprocess.Popen[bytes]) -> int:
-    """The run against a stack that is starting on `data`."""
-    endpoint = data / "endpoint.json"
-    while not endpoint.exists():
-        if process.poll() is not None:
-            raise SystemExit(f"the stack did not start: exit code {process.returncode}")
-        time.sleep(0.05)
-    said = json.loads(endpoint.read_text())
+def measure(said: Mapping[str, Any]) -> int:
+    """The run against a stack that is ready; `said` is its `endpoint.json`."""
     run_dir = Path(said["run_dir"])
     key = Path(said["key_file"]).read_text().strip()
     seconds: dict[str, list[float]] = {"first": [], "cached": []}

@@ -5,14 +5,13 @@ The two are taken in one run, on the same data directory; the bar is 10 s for th
 
 from __future__ import annotations
 
-import json
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from bench.stack import up
 
 WARM_RUNS = 3
 BAR_SECONDS = 10.0
@@ -21,22 +20,8 @@ BAR_SECONDS = 10.0
 def start(data: Path) -> float:
     """Seconds from the command to its announcement; then stops it."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aistack", "up", "--data-dir", str(data), "--port", "0"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = data / "endpoint.json"
-    try:
-        while not (endpoint.exists() and json.loads(endpoint.read_text())["pid"] == process.pid):
-            if process.poll() is not None or time.monotonic() - began > 180:
-                raise SystemExit(f"the stack did not start: exit code {process.poll()}")
-            time.sleep(0.02)
+    with up(data):
         return time.monotonic() - began
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def main() -> int:
