@@ -141,11 +141,13 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 def left_over(processes: list[psutil.Process]) -> list[str]:
     """Those that still run; psutil knows a process number that was given to another."""
-    return [
-        f"{process.pid} {' '.join(process.cmdline())}"
-        for process in processes
-        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    ]
+    running = []
+    for process in processes:
+        # Any of these calls may find that the process ended since the one before.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                running.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return running
 
 
 def end(stack: RunningStack) -> None:
