@@ -44,8 +44,11 @@ install-torch: $(VENV)/.torch
 up: $(VENV)/.runtime
 	@exec $(BIN)/aistack up $(ARGS)
 
+# Two at a time, a module in one piece, the long ones first: most of the tests wait for servers.
+WORKERS ?= 2
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder \
+		--cov --cov-report=term $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

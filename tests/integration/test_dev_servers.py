@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,13 +22,6 @@ from aistack.dev.process import alive
 from aistack.dev.unit import Unit
 from aistack.dev.valkey import Valkey
 from aistack.service.errors import StartError
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A directory for sockets: pytest's own are too deep."""
-    with tempfile.TemporaryDirectory(prefix="ais-") as directory:
-        yield Path(directory)
 
 
 def again(unit: Unit, old: int | None) -> int:

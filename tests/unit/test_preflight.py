@@ -89,30 +89,30 @@ def test_a_data_directory_without_write_access_is_refused() -> None:
         check_data_directory(Path("/proc/aistack"))
 
 
-def test_the_run_directory_is_private_short_and_the_same_each_time(tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 150) / "data"
-    directory = run_directory(deep, bases=(tmp_path,))
-    assert directory == run_directory(deep, bases=(tmp_path,))
-    assert directory != run_directory(tmp_path, bases=(tmp_path,))
+def test_the_run_directory_is_private_short_and_the_same_each_time(short: Path) -> None:
+    deep = short / ("x" * 150) / "data"
+    directory = run_directory(deep, bases=(short,))
+    assert directory == run_directory(deep, bases=(short,))
+    assert directory != run_directory(short, bases=(short,))
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     longest = Paths(deep, directory).postgres_socket / ".s.PGSQL.5432"
     assert len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH
 
 
-def test_a_run_directory_open_to_others_is_closed(tmp_path: Path) -> None:
-    directory = run_directory(tmp_path / "data", bases=(tmp_path,))
+def test_a_run_directory_open_to_others_is_closed(short: Path) -> None:
+    directory = run_directory(short / "data", bases=(short,))
     directory.chmod(0o777)
-    run_directory(tmp_path / "data", bases=(tmp_path,))
+    run_directory(short / "data", bases=(short,))
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
-def test_a_run_directory_that_somebody_else_prepared_is_refused(tmp_path: Path) -> None:
-    directory = run_directory(tmp_path / "data", bases=(tmp_path,))
+def test_a_run_directory_that_somebody_else_prepared_is_refused(short: Path) -> None:
+    directory = run_directory(short / "data", bases=(short,))
     directory.rmdir()
-    (tmp_path / "trap").mkdir()
-    directory.symlink_to(tmp_path / "trap")
+    (short / "trap").mkdir()
+    directory.symlink_to(short / "trap")
     with pytest.raises(StartError, match="belongs to somebody else"):
-        run_directory(tmp_path / "data", bases=(tmp_path,))
+        run_directory(short / "data", bases=(short,))
 
 
 def test_no_place_for_sockets_is_said(tmp_path: Path) -> None:
