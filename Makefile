@@ -9,7 +9,7 @@ ARGS ?=
 TORCH := torch==2.13.0
 
 .PHONY: up test check install install-test install-torch bench bench-embeddings bench-retrieval \
-	bench-search bench-chat bench-start mutations format clean
+	bench-search bench-chat bench-start bench-profile mutations format clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -69,6 +69,10 @@ bench: $(VENV)/.test
 
 $(addprefix bench-,$(BENCHES)): $(VENV)/.test
 	$(BIN)/python -m $(subst -,.,$@)
+
+# Not a comparison: what each part takes; writes nix/profile.toml.
+bench-profile: $(VENV)/.test
+	$(BIN)/python -m bench.profile
 
 # Removes each safeguard once and shows which test notices; writes docs/mutations.md.
 mutations: $(VENV)/.test

@@ -26,7 +26,8 @@ from pathlib import Path
 import httpx
 import orjson
 
-from aistack.service.keys import init_store, read_key
+from aistack.service.key_setup import init_store
+from aistack.service.keys import read_key
 from aistack.stack import load_stack
 
 START_SECONDS = 60.0

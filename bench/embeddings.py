@@ -34,7 +34,8 @@ from aistack.config import EmbeddingsConfig
 from aistack.embeddings.encoder import Encoder, Tokens
 from aistack.embeddings.engines import open_encoder
 from aistack.embeddings.scheduler import cut
-from aistack.service.keys import init_store, read_key
+from aistack.service.key_setup import init_store
+from aistack.service.keys import read_key
 from aistack.stack import load_stack
 
 BATCH = 32

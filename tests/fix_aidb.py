@@ -22,7 +22,8 @@ import psycopg
 import pytest
 
 from aistack.dev.process import launch_command
-from aistack.service.keys import KeyPaths, read_key
+from aistack.service.key_setup import KeyPaths
+from aistack.service.keys import read_key
 from fix_embeddings import EmbeddingsProcess
 from fix_postgres import PostgresServer
 

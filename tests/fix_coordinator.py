@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from aistack.config import Config
 from aistack.coordinator.app import create
 from aistack.service.app import build
-from aistack.service.keys import init_store
+from aistack.service.key_setup import init_store
 from aistack.service.lifecycle import Runtime
 from aistack.service.notify import Notifier
 from aistack.stack import load_stack

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from aistack.models import ModelFiles, find_model
 from aistack.service.errors import Unavailable
-from aistack.service.keys import KeyPaths, init_store, read_key
+from aistack.service.key_setup import KeyPaths, init_store
+from aistack.service.keys import read_key
 from aistack.stack import load_stack
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,7 +18,7 @@ from aistack.config import Config
 from aistack.service import app as kit
 from aistack.service.context import remaining
 from aistack.service.errors import NotFound, Overloaded
-from aistack.service.keys import KeyPaths, init_store
+from aistack.service.key_setup import KeyPaths, init_store
 from aistack.service.lifecycle import Runtime
 from aistack.service.notify import Notifier
 from aistack.stack import load_stack

@@ -66,6 +66,9 @@ class LimitsOverride(Section):
     request_seconds: float | None = Field(None, gt=0)
     drain_seconds: float | None = Field(None, gt=0)
     start_seconds: float | None = Field(None, gt=0)
+    hold_seconds: float = Field(
+        10, ge=0, description="how long a request waits for a service that is starting"
+    )
 
 
 class Listen(Section):
@@ -103,13 +106,7 @@ class PostgresConfig(Section):
         if not self.host.startswith("/"):
             parts["sslmode"] = self.sslmode
         if self.password_file is not None:
-            try:
-                parts["password"] = self.password_file.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise StartError(
-                    f"postgres.password_file: {self.password_file} cannot be read"
-                    f" ({error.strerror}): give the service read access to it"
-                ) from error
+            parts["password"] = read_password("postgres.password_file", self.password_file)
         return make_conninfo("", **parts)
 
 
@@ -117,6 +114,7 @@ class RedisConfig(Section):
     """The caches; nothing is lost when it is away."""
 
     url: str = "unix:///run/redis-aistack/redis.sock"
+    password_file: Path | None = None
     timeout_seconds: float = Field(0.5, gt=0)
 
 
@@ -254,6 +252,16 @@ def load_config(path: Path | None) -> Config:
         return Config(**data)
     except ValidationError as error:
         raise StartError(explain(error, data, origin)) from None
+
+
+def read_password(key: str, path: Path) -> str:
+    """The password in a file. Raises StartError that names the setting."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StartError(
+            f"{key}: {path} cannot be read ({error.strerror}): give the service read access to it"
+        ) from error
 
 
 def read_table(path: Path) -> dict[str, Any]:

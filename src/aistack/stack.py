@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,8 +89,14 @@ def under(path: str, prefix: str) -> bool:
 
 @cache
 def load_stack() -> Stack:
-    """The table that ships with the package; checked for names that nothing answers to."""
-    raw = tomllib.loads(files("aistack").joinpath("stack.toml").read_text(encoding="utf-8"))
+    """The table that ships with the package."""
+    return parse_stack(
+        tomllib.loads(files("aistack").joinpath("stack.toml").read_text(encoding="utf-8"))
+    )
+
+
+def parse_stack(raw: Mapping[str, Any]) -> Stack:
+    """The table, checked for names that nothing answers to. Raises ValueError."""
     services = {
         name: ServiceEntry.model_validate({"name": name, **entry})
         for name, entry in raw["services"].items()

@@ -14,7 +14,7 @@ import pytest
 from aistack.config import Config
 from aistack.service import app as kit
 from aistack.service import docs
-from aistack.service.keys import init_store
+from aistack.service.key_setup import init_store
 from aistack.service.lifecycle import Runtime
 from aistack.service.notify import Notifier
 from aistack.service.run import create

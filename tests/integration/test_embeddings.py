@@ -214,7 +214,7 @@ def test_answers_503_with_advice_while_loading(
     make_embeddings: MakeEmbeddings, tmp_path: Path
 ) -> None:
     # An empty state directory: the graph is made first, which is the slowest start there is.
-    service = make_embeddings(embeddings={"state_dir": str(tmp_path)})
+    service = make_embeddings(embeddings={"state_dir": str(tmp_path)}, limits={"hold_seconds": 0})
     service.start(wait=False)
     service.wait_listening()
     seen: list[httpx.Response] = []

@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from aistack.service.keys import KeyEditor, KeyPaths
+from aistack.service.key_setup import KeyPaths
+from aistack.service.keys import KeyEditor
 from fix_stack import RunningStack, clean_environment, wait_until
 
 

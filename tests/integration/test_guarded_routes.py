@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from aistack.service.keys import KeyEditor, KeyPaths, make_token, parse_token
+from aistack.service.key_setup import KeyPaths
+from aistack.service.keys import KeyEditor, make_token, parse_token
 from aistack.stack import load_stack
 from fix_stack import RunningStack, wait_until
 

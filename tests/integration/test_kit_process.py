@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aistack.service.keys import KeyPaths, init_store
+from aistack.service.key_setup import KeyPaths, init_store
 from aistack.stack import load_stack
 
 TOY = Path(__file__).with_name("toy_service.py")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import time
+import tomllib
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,40 @@ def test_durations() -> None:
     for wrong in ("", "5", "-1d", "1y", "1.5h"):
         with pytest.raises(Usage):
             seconds(wrong)
+
+
+def test_init_takes_a_table_and_given_secrets(aistack: Cli, tmp_path: Path) -> None:
+    """As the unit that makes the secrets of a NixOS host calls it."""
+    table = tomllib.loads((files("aistack") / "stack.toml").read_text(encoding="utf-8"))
+    sixth = {**table["services"]["coordinator"], "needs": {"aidb": "required"}, "calls": ["search"]}
+    table["services"]["aidb"]["clients"].append("sixth")
+    table["services"]["sixth"] = {**sixth, "routes": ["/v1/sixth"], "scopes": ["sixth.use"]}
+    stack = tmp_path / "stack.json"
+    stack.write_text(json.dumps(table))
+    pepper = tmp_path / "pepper"
+    pepper.write_text("p" * 64)
+    words = ("keys", "init", "--stack", str(stack), "--pepper", str(pepper))
+    assert aistack(*words, "--data-dir", str(tmp_path)).code == 0
+    token = (tmp_path / "keys" / "internal" / "sixth.key").read_text()
+    principal = store(tmp_path).verify(token)
+    assert (principal.name, principal.scopes) == ("sixth", frozenset({"search"}))
+    first = store(tmp_path).verify((tmp_path / "keys" / "default.key").read_text())
+    assert "sixth.use" in first.scopes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--internal-key", "aidb"), "is not SERVICE=FILE"),
+        (("--pepper", "/nowhere/pepper"), "/nowhere/pepper does not exist"),
+        (("--group", "no-such-group-here"), "there is no group no-such-group-here"),
+        (("--stack", "/dev/null"), "/dev/null"),
+    ],
+)
+def test_init_says_what_is_wrong_with_what_it_is_given(
+    aistack: Cli, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    ended = aistack("keys", "init", *words, "--data-dir", str(tmp_path))
+    assert ended.code != 0
+    assert said in ended.err
+    assert "Traceback" not in ended.err

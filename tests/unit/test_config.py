@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aistack.config import Config, load_config
+from aistack.clients.redis import Redis
+from aistack.config import Config, RedisConfig, load_config
 from aistack.service.errors import StartError
 
 
@@ -114,3 +115,13 @@ def test_password_is_read_from_its_file(tmp_path: Path) -> None:
     info = load_config(path).postgres.conninfo()
     assert "password=s3cret" in info
     assert "sslmode=prefer" in info
+
+
+async def test_password_of_redis_comes_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("s3cret\n")
+    client = Redis(RedisConfig(url="redis://127.0.0.1:1/0", password_file=file))
+    assert client._client.connection_pool.connection_kwargs["password"] == "s3cret"
+    await client.aclose()
+    with pytest.raises(StartError, match=r"redis\.password_file: .* cannot be read"):
+        Redis(RedisConfig(password_file=tmp_path / "none"))

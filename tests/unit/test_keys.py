@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import re
 import stat
 import time
 from collections.abc import Callable
@@ -9,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from aistack.service import keys
+from aistack.service import key_setup, keys
 from aistack.service.errors import StartError, Unauthorized, Unavailable
-from aistack.service.keys import KeyEditor, KeyPaths, KeyStore, init_store, parse_token
+from aistack.service.key_setup import Given, KeyPaths, init_store
+from aistack.service.keys import KeyEditor, KeyStore, parse_token
+from aistack.service.private_files import write_private
 from aistack.stack import load_stack
 
 
@@ -132,8 +137,8 @@ def test_store_that_goes_away_refuses_everybody_until_it_is_back(paths: KeyPaths
     paths.keys_file.write_bytes(b'{"version": 1, "keys": [{')
     with pytest.raises(Unavailable):
         store.verify(token)
-    keys.write_private(paths.keys_file, content)
-    assert store.verify(token).name == keys.DEFAULT_KEY_NAME
+    write_private(paths.keys_file, content)
+    assert store.verify(token).name == key_setup.DEFAULT_KEY_NAME
 
 
 def test_no_store_or_pepper_no_start(paths: KeyPaths, tmp_path: Path) -> None:
@@ -170,3 +175,70 @@ def test_unknown_key_cannot_be_rotated_or_revoked(paths: KeyPaths) -> None:
     with pytest.raises(KeyError):
         editor_of(paths).rotate("nobody", overlap_seconds=0)
     assert paths.keys_file.read_bytes() == before
+
+
+def test_a_changed_store_keeps_its_mode_and_group(paths: KeyPaths) -> None:
+    paths.keys_file.chmod(0o640)
+    before = paths.keys_file.stat()
+    editor_of(paths).create("new", frozenset({"search"}))
+    after = paths.keys_file.stat()
+    assert (after.st_mode, after.st_gid, after.st_uid) == (
+        before.st_mode,
+        before.st_gid,
+        before.st_uid,
+    )
+    assert after.st_ino != before.st_ino
+
+
+def test_a_group_reads_the_store_and_nothing_else(paths: KeyPaths) -> None:
+    mine = grp.getgrgid(os.getgid()).gr_name
+    init_store(paths.directory, load_stack(), group=mine)
+    assert stat.S_IMODE(paths.directory.stat().st_mode) == 0o750
+    modes = {
+        path: stat.S_IMODE(path.stat().st_mode)
+        for path in paths.directory.rglob("*")
+        if path.is_file()
+    }
+    assert modes.pop(paths.keys_file) == 0o640
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE((paths.directory / "internal").stat().st_mode) == 0o700
+    with pytest.raises(StartError, match="there is no group"):
+        init_store(paths.directory, load_stack(), group="no-such-group-here")
+
+
+def test_given_secrets_are_used_where_they_lie(tmp_path: Path) -> None:
+    one = init_store(tmp_path / "one", load_stack())
+    given = Given(one.pepper_file, {"aidb": one.internal_key_file("aidb")})
+    other = init_store(tmp_path / "other", load_stack(), given=given)
+    init_store(tmp_path / "other", load_stack(), given=given)
+    assert other.pepper_file.readlink() == one.pepper_file
+    shared = one.internal_key_file("aidb").read_text()
+    assert other.internal_key_file("aidb").read_text() == shared
+    principal = store_of(other).verify(shared)
+    assert (principal.name, principal.internal) == ("aidb", True)
+    assert principal.scopes == load_stack().internal_scopes("aidb")
+    names = [record.name for record in editor_of(other).records()]
+    assert sorted(names) == sorted({*load_stack().services, "default"})
+
+
+def test_given_secrets_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    with pytest.raises(StartError, match=re.escape(f"{missing} does not exist")):
+        init_store(tmp_path / "one", load_stack(), given=Given(missing))
+    bad = tmp_path / "bad"
+    bad.write_text("no key")
+    with pytest.raises(StartError, match=re.escape(f"{bad} holds no key")):
+        init_store(tmp_path / "two", load_stack(), given=Given(None, {"aidb": bad}))
+    others = KeyPaths(tmp_path / "two")  # only the service that it is for misses its key
+    assert store_of(others).verify(others.internal_key_file("embeddings").read_text())
+    assert store_of(others).verify(others.default_key_file.read_text())
+    with pytest.raises(StartError, match="which is no service"):
+        init_store(tmp_path / "three", load_stack(), given=Given(None, {"adib": bad}))
+
+
+def test_a_pepper_that_keys_were_made_with_is_not_replaced(paths: KeyPaths, tmp_path: Path) -> None:
+    other = tmp_path / "pepper"
+    other.write_text("x" * 64)
+    with pytest.raises(StartError, match="differ: keys were made with the first"):
+        init_store(paths.directory, load_stack(), given=Given(other))
+    assert store_of(paths).verify(paths.default_key_file.read_text()).name == "default"

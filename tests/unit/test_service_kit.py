@@ -15,7 +15,8 @@ import structlog.testing
 from aistack.config import Config
 from aistack.service import app as kit
 from aistack.service.errors import StartError
-from aistack.service.keys import KeyEditor, init_store, parse_token
+from aistack.service.key_setup import init_store
+from aistack.service.keys import KeyEditor, parse_token
 from aistack.service.lifecycle import Runtime
 from aistack.stack import load_stack
 from fix_kit import SILENT, Probe, Running, make, run, until_started
@@ -173,7 +174,7 @@ async def test_while_starting_routes_say_503_and_readyz_too(tmp_path: Path) -> N
         runtime.status("loading the model")
         await go.wait()
 
-    async with run(make(start=start), tmp_path) as found:
+    async with run(make(start=start), tmp_path, hold_seconds=0.05) as found:
         async with asyncio.timeout(5):
             while found.runtime.progress == "starting":
                 await asyncio.sleep(0)
@@ -187,6 +188,31 @@ async def test_while_starting_routes_say_503_and_readyz_too(tmp_path: Path) -> N
         go.set()
         await until_started(found)
         assert (await found.post("/embed", {"number": 1})).status_code == 200
+
+
+async def test_a_request_waits_for_a_short_start(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def start(_runtime: Runtime) -> None:
+        await go.wait()
+
+    async with run(make(start=start), tmp_path) as found:
+        early = asyncio.create_task(found.post("/embed", {"number": 1}))
+        assert (await found.client.get("/readyz")).status_code == 503  # the probes are not held
+        assert not early.done()
+        go.set()
+        assert (await early).status_code == 200
+
+
+async def test_nobody_waits_for_a_service_that_ends(tmp_path: Path) -> None:
+    async def start(_runtime: Runtime) -> None:
+        await asyncio.Event().wait()
+
+    async with run(make(start=start), tmp_path, hold_seconds=3600) as found:
+        early = asyncio.create_task(found.post("/embed", {"number": 1}))
+        assert (await found.client.get("/livez")).status_code == 200
+        found.runtime.drain()
+        assert (await early).status_code == 503
 
 
 async def test_readyz_is_503_only_for_a_required_need(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from aistack.dev.postgres import Postgres
 from aistack.dev.screen import Own, Screen
 from aistack.dev.unit import Event, State
 from aistack.service.errors import StartError
-from aistack.service.keys import KeyPaths
+from aistack.service.key_setup import KeyPaths
 from aistack.stack import load_stack
 
 

@@ -155,7 +155,8 @@ def data(data_dir: Path) -> Iterator[Finding]:
 
 def keys(directory: Path) -> Iterator[Finding]:
     """The key files: whole, and readable by their owner alone."""
-    from aistack.service.keys import KeyEditor, KeyPaths
+    from aistack.service.key_setup import KeyPaths
+    from aistack.service.keys import KeyEditor
 
     paths = KeyPaths(directory)
     if not paths.keys_file.exists():

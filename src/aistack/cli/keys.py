@@ -15,6 +15,7 @@ from aistack.cli.session import Session, command
 
 if TYPE_CHECKING:
     from aistack.service.keys import KeyEditor, KeyRecord
+    from aistack.stack import Stack
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 
@@ -36,12 +37,33 @@ def register(app: typer.Typer) -> None:
 
 
 @command(keys_app, "init")
-def init_keys(session: Session) -> None:
+def init_keys(
+    session: Session,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Group that may read the hashed keys: that of the services."),
+    ] = None,
+    pepper: Annotated[
+        Path | None, typer.Option(help="The pepper, made elsewhere.", metavar="FILE")
+    ] = None,
+    internal_key: Annotated[
+        list[str] | None,
+        typer.Option(help="A service's own key, made elsewhere (repeat).", metavar="SERVICE=FILE"),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--stack", help="The table of services (default: ours).", metavar="FILE"),
+    ] = None,
+) -> None:
     """Make the key store of the data directory with a first key; keep what is there."""
-    from aistack.service.keys import init_store
-    from aistack.stack import load_stack
+    from aistack.service.key_setup import Given, init_store
 
-    paths = init_store(session.data_dir / "keys", load_stack())
+    paths = init_store(
+        session.data_dir / "keys",
+        the_stack(table),
+        group=group,
+        given=Given(pepper, dict(pair(text) for text in internal_key or ())),
+    )
     if session.out.as_json:
         session.out.document(
             {"keys_file": str(paths.keys_file), "default_key_file": str(paths.default_key_file)}
@@ -137,9 +159,34 @@ def revoke_key(
         session.out.text(f"revoked {record.id} ({record.name})")
 
 
+def the_stack(table: Path | None) -> Stack:
+    """The table in a file, else the package's."""
+    from aistack.config import read_table
+    from aistack.stack import load_stack, parse_stack
+
+    if table is None:
+        return load_stack()
+    try:
+        return parse_stack(read_table(table))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise Usage(
+            f"{table} is no table of services ({type(error).__name__})",
+            fix="give one that is written as stack.toml is",
+        ) from error
+
+
+def pair(text: str) -> tuple[str, Path]:
+    """`SERVICE=FILE` in its parts."""
+    name, separator, file = text.partition("=")
+    if not (name and separator and file):
+        raise Usage(f"{text} is not SERVICE=FILE", fix="write as aidb=/run/secrets/aidb.key")
+    return name, Path(file)
+
+
 def editor(session: Session, config: Path | None) -> KeyEditor:
     """The store of a configuration, else of the data directory."""
-    from aistack.service.keys import KeyEditor, KeyPaths
+    from aistack.service.key_setup import KeyPaths
+    from aistack.service.keys import KeyEditor
 
     if config is not None:
         from aistack.config import load_config
@@ -190,7 +237,7 @@ def refuse_nowhere(path: Path | None) -> None:
 
 def hand_over(session: Session, record: KeyRecord, token: str, path: Path | None) -> None:
     """The only time that the key is seen."""
-    from aistack.service.keys import write_private
+    from aistack.service.private_files import write_private
 
     if path is not None:
         write_private(path, token.encode() + b"\n")

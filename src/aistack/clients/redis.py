@@ -9,7 +9,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from aistack.clients.resilience import Breaker, Dependency
-from aistack.config import RedisConfig
+from aistack.config import RedisConfig, read_password
 
 
 class Redis:
@@ -19,6 +19,9 @@ class Redis:
         # Typed as Any: redis-py's annotations know neither bytes-only answers nor awaitables.
         self._client: Any = redis.asyncio.Redis.from_url(
             config.url,
+            # One in the address wins, and is a secret in a readable file.
+            password=config.password_file
+            and read_password("redis.password_file", config.password_file),
             socket_timeout=config.timeout_seconds,
             socket_connect_timeout=config.timeout_seconds,
             decode_responses=False,

@@ -9,7 +9,8 @@ from typing import Any
 
 from aistack.config import load_config, read_table
 from aistack.dev.paths import Paths
-from aistack.service.keys import KeyPaths, write_private
+from aistack.service.key_setup import KeyPaths
+from aistack.service.private_files import write_private
 from aistack.stack import Stack
 
 Table = dict[str, Any]

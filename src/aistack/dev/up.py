@@ -28,7 +28,8 @@ from aistack.dev.state import write_state
 from aistack.dev.supervisor import Supervisor
 from aistack.dev.unit import Event
 from aistack.service.errors import EX_CONFIG, StartError
-from aistack.service.keys import KeyPaths, init_store, write_private
+from aistack.service.key_setup import KeyPaths, init_store
+from aistack.service.private_files import write_private
 from aistack.stack import load_stack
 
 DEFAULT_PORT = 8600

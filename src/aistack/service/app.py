@@ -183,10 +183,13 @@ def build(service: Service, config: Config, runtime: Runtime) -> FastAPI:
     docs.mount(app, entry.name)
     _probes(app, service, runtime)
     _errors(app, entry)
-    app.add_middleware(middleware.LimitRequests, limits=limits)
     app.add_middleware(
-        middleware.Gate, ready=lambda: runtime.started, status=lambda: runtime.progress
+        middleware.Gate,
+        started=runtime.wait_started,
+        status=lambda: runtime.progress,
+        hold_seconds=config.limits.hold_seconds,
     )
+    app.add_middleware(middleware.LimitRequests, limits=limits)
     app.add_middleware(middleware.Authenticate, keys=keys, entry=entry)
     app.add_middleware(middleware.Errors, entry=entry, draining=lambda: runtime.draining)
     app.add_middleware(middleware.RequestContext, draining=lambda: runtime.draining)
@@ -195,7 +198,7 @@ def build(service: Service, config: Config, runtime: Runtime) -> FastAPI:
 
 def effective_limits(entry: ServiceEntry, config: Config) -> Limits:
     """stack.toml's limits under the overrides of this configuration."""
-    given = config.limits.model_dump(exclude_none=True)
+    given = config.limits.model_dump(exclude_none=True, exclude={"hold_seconds"})
     return entry.limits.model_copy(update=given)
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import hmac
-import os
 import secrets
 import string
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aistack.service.errors import StartError, Unauthorized, Unavailable
-from aistack.stack import Stack
+from aistack.service.private_files import open_private, replace_file
 
 _ALPHABET = string.digits + string.ascii_letters
 _ID_LENGTH = 10
@@ -33,7 +31,6 @@ _SECRET_LENGTH = 32
 _CHECK_LENGTH = 6
 #: A changed file is noticed within this; seconds.
 RELOAD_SECONDS = 0.25
-DEFAULT_KEY_NAME = "default"
 
 
 class Secret(BaseModel):
@@ -236,6 +233,24 @@ class KeyEditor:
         with self._edit() as (records, _):
             del records[key_id]
 
+    def adopt(self, token: str, name: str, scopes: frozenset[str]) -> None:
+        """Makes `token`, which another machine made too, the internal key of service `name`.
+
+        Raises ValueError when it is not a token.
+        """
+        key_id = parse_token(token)
+        if key_id is None:
+            raise ValueError("not a key")
+        with self._edit() as (records, pepper):
+            records[key_id] = KeyRecord(
+                id=key_id,
+                name=name,
+                kind="internal",
+                scopes=tuple(sorted(scopes)),
+                created=time.time(),
+                secrets=(Secret(hash=_digest(pepper, token)),),
+            )
+
     def scope(self, key_id: str, scopes: frozenset[str]) -> None:
         """Gives a key exactly these scopes. Raises KeyError."""
         with self._edit() as (records, _):
@@ -245,76 +260,13 @@ class KeyEditor:
     def _edit(self) -> Iterator[tuple[dict[str, KeyRecord], bytes]]:
         pepper = _read_pepper(self._pepper_path)
         lock = self._path.with_suffix(".lock")
-        with open(lock, "w", opener=_private) as handle:
+        with open(lock, "w", opener=open_private) as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             records = {record.id: record for record in self.records()}
             yield records, pepper
             store = KeyFile(keys=tuple(records.values()))
-            write_private(self._path, store.model_dump_json(indent=1).encode())
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPaths:
-    """Where the key files of one stack lie."""
-
-    directory: Path
-
-    @property
-    def keys_file(self) -> Path:
-        return self.directory / "keys.json"
-
-    @property
-    def pepper_file(self) -> Path:
-        return self.directory / "pepper"
-
-    @property
-    def default_key_file(self) -> Path:
-        return self.directory / "default.key"
-
-    def internal_key_file(self, service: str) -> Path:
-        """The key that `service` shows to the others."""
-        return self.directory / "internal" / f"{service}.key"
-
-
-def init_store(directory: Path, stack: Stack) -> KeyPaths:
-    """Makes what is missing of the key files of `stack`, each 0600; keeps what is there.
-
-    Internal keys get exactly the scopes of the services that theirs may call.
-    """
-    paths = KeyPaths(directory)
-    for folder in (directory, directory / "internal"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    if not paths.pepper_file.exists():
-        if paths.keys_file.exists():
-            raise StartError(
-                f"{paths.pepper_file} is missing, so no key in {paths.keys_file} can be checked:"
-                " restore it, or remove the key store to make new keys"
-            )
-        write_private(paths.pepper_file, secrets.token_bytes(32).hex().encode())
-    if not paths.keys_file.exists():
-        write_private(paths.keys_file, KeyFile().model_dump_json().encode())
-    editor = KeyEditor(paths.keys_file, paths.pepper_file)
-    store = KeyStore(paths.keys_file, paths.pepper_file)
-    by_id = {record.id: record for record in editor.records()}
-    for name in stack.services:
-        wanted = stack.internal_scopes(name)
-        target = paths.internal_key_file(name)
-        known = _valid(store, target)
-        if known is None:
-            for record in by_id.values():
-                if record.kind == "internal" and record.name == name:
-                    editor.revoke(record.id)
-            _, token = editor.create(name, wanted, kind="internal")
-            write_private(target, token.encode())
-        elif known.scopes != wanted:
-            editor.scope(known.key_id, wanted)
-    if not paths.default_key_file.exists() and not any(
-        record.kind == "user" for record in by_id.values()
-    ):
-        _, token = editor.create(DEFAULT_KEY_NAME, stack.scopes())
-        write_private(paths.default_key_file, token.encode())
-    return paths
+            # Its readers are other users where systemd runs the services: they read on.
+            replace_file(self._path, store.model_dump_json(indent=1).encode())
 
 
 def read_key(path: Path) -> str:
@@ -323,29 +275,6 @@ def read_key(path: Path) -> str:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"{path}: the key cannot be read ({_reason(error)})") from error
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replaces `path` atomically by a file of mode 0600."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _valid(store: KeyStore, path: Path) -> Principal | None:
-    if not path.exists():
-        return None
-    try:
-        return store.verify(read_key(path))
-    except Unauthorized:
-        return None
 
 
 def _read_pepper(path: Path) -> bytes:
@@ -359,10 +288,6 @@ def _read_pepper(path: Path) -> bytes:
     if len(pepper) < 32:
         raise StartError(f"auth.pepper_file: {path} is too short: at least 32 bytes are wanted")
     return pepper
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _reason(error: BaseException) -> str:

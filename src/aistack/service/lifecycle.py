@@ -26,6 +26,7 @@ class Runtime:
         self.failure: StartError | None = None
         #: Called when the start has failed, so that the server ends.
         self.on_failure: Callable[[], None] = lambda: None
+        self._settled = asyncio.Event()
         self._notifier = notifier
         self._start_seconds = start_seconds
         self._born = time.monotonic()
@@ -34,6 +35,13 @@ class Runtime:
         """What the service is doing: `systemctl status` and `/readyz` show it."""
         self.progress = text
         self._notifier.send(f"STATUS={text}")
+
+    async def wait_started(self, seconds: float) -> bool:
+        """Whether the service has started; waits at most so long, less where it never will."""
+        if not (self.started or self.draining or self.failure):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), seconds)
+        return self.started
 
     def extend(self, seconds: float) -> None:
         """Asks the supervisor for more time to start."""
@@ -47,6 +55,7 @@ class Runtime:
         """From now on answers close their connections; `/readyz` says draining."""
         if not self.draining:
             self.draining = True
+            self._settled.set()
             metrics.READY.set(0)
             self._notifier.send("STOPPING=1", "STATUS=draining")
             log.info("draining")
@@ -58,7 +67,7 @@ class Runtime:
         stop: Callable[[], Awaitable[None]],
         heartbeats: Sequence[Callable[[], int]],
     ) -> AsyncIterator[None]:
-        """Starts in the background, so that early callers get 503 and not a refused connection."""
+        """Starts in the background, so that early callers wait or are told, and are not refused."""
         starting = asyncio.create_task(self._start(start), name="start")
         watchdog = asyncio.create_task(self._watchdog(heartbeats), name="watchdog")
         try:
@@ -87,6 +96,7 @@ class Runtime:
             self._fail(_unexpected(error))
         else:
             self.started = True
+            self._settled.set()
             self.progress = "ready"
             metrics.READY.set(1)
             self._notifier.send("READY=1", "STATUS=ready")
@@ -94,6 +104,7 @@ class Runtime:
 
     def _fail(self, error: StartError) -> None:
         self.failure = error
+        self._settled.set()
         self._notifier.send(f"STATUS={error}")
         self.on_failure()
 

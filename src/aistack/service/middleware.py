@@ -6,10 +6,11 @@ RequestContext → Errors → Authenticate → Gate → Limits → the routes.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from opentelemetry import context as otel_context
@@ -253,17 +254,31 @@ def _local(scope: Scope) -> bool:
 
 
 class Gate:
-    """503 with Retry-After until the service has done its start work once."""
+    """Holds requests while the service starts; 503 with Retry-After where that takes longer.
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], bool], status: Callable[[], str]) -> None:
+    A restart of a second or two is then a pause to a client and no failed request. Inside
+    LimitRequests: those that wait are counted, and their time runs.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        started: Callable[[float], Awaitable[bool]],
+        status: Callable[[], str],
+        hold_seconds: float,
+    ) -> None:
         self.app = app
-        self.ready = ready
+        self.started = started
         self.status = status
+        self.hold_seconds = hold_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "principal" in scope.get("state", {}) and not self.ready():
-            metrics.REFUSED.labels("loading").inc()
-            raise Unavailable(f"Still starting: {self.status()}.", retry_after=2.0)
+        if scope["type"] == "http" and "principal" in scope.get("state", {}):
+            # Answered before the caller's own time is over, so that it learns why.
+            left = (deadline.get() or math.inf) - time.monotonic()
+            if not await self.started(min(self.hold_seconds, 0.8 * left)):
+                metrics.REFUSED.labels("loading").inc()
+                raise Unavailable(f"Still starting: {self.status()}.", retry_after=2.0)
         await self.app(scope, receive, send)
 
 
