@@ -9,7 +9,7 @@ ARGS ?=
 TORCH := torch==2.13.0
 
 .PHONY: up test check install install-test install-torch bench bench-embeddings bench-retrieval \
-	bench-search bench-chat bench-start bench-profile mutations format clean
+	bench-search bench-chat bench-start bench-profile mutations options format clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -73,6 +73,10 @@ $(addprefix bench-,$(BENCHES)): $(VENV)/.test
 # Not a comparison: what each part takes; writes nix/profile.toml.
 bench-profile: $(VENV)/.test
 	$(BIN)/python -m bench.profile
+
+# The reference of the NixOS options, from an evaluation of the modules.
+options: $(VENV)/.test
+	PYTHONPATH=tests $(BIN)/python -m nix.options_reference
 
 # Removes each safeguard once and shows which test notices; writes docs/mutations.md.
 mutations: $(VENV)/.test

@@ -27,6 +27,10 @@ from aistack.stack import load_stack
 log = structlog.get_logger()
 
 
+#: How long an accepted connection has to send its request after SIGTERM; seconds.
+_HEARING_SECONDS = 0.5
+
+
 class _Server(uvicorn.Server):
     """Uvicorn whose signals begin our drain; it then ends with exit code 0."""
 
@@ -48,6 +52,25 @@ class _Server(uvicorn.Server):
     def _drain(self) -> None:
         self._runtime.drain()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts no more, hears out who was accepted already, then drains.
+
+        Uvicorn closes a connection without a request at once, also one whose request lies unread
+        in its socket: a reset for a request that nobody saw, which a proxy may not repeat. What was
+        not accepted waits in the socket, which is systemd's, for the next process.
+        """
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _HEARING_SECONDS
+        await asyncio.sleep(0.01)  # the loop learns of an accepted connection in its next turns
+        while self._unheard() and loop.time() < end:  # noqa: ASYNC110 - uvicorn tells of none
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    def _unheard(self) -> bool:
+        return any(getattr(one, "cycle", None) is None for one in self.server_state.connections)
 
 
 def serve(name: str, config_path: Path | None) -> int:
