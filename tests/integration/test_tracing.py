@@ -84,8 +84,8 @@ def test_one_trace_crosses_every_service(collector: tuple[Collector, str], tmp_p
         assert answer.status_code == 200, answer.text
 
         # Each service sends its spans on its own time, the outermost one last.
-        wanted = ("POST /v1/chat/completions", "POST /v1/search", "POST /v1/embeddings")
-        wanted += ("postgres ", "redis ", "llama ")
+        wanted = ["POST /v1/chat/completions", "POST /v1/search", "POST /v1/embeddings"]
+        wanted += ["postgres ", "redis ", "llama "]
 
         def missing() -> list[str]:
             names = {name for _, name in received.of_trace()}
