@@ -9,7 +9,8 @@ ARGS ?=
 TORCH := torch==2.13.0
 
 .PHONY: up test check install install-test install-torch bench bench-embeddings bench-retrieval \
-	bench-search bench-chat bench-start bench-profile mutations options format clean
+	bench-search bench-chat bench-start bench-profile test-suite test-system test-system-long \
+	mutations options rendered format clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -46,9 +47,19 @@ up: $(VENV)/.runtime
 
 # Two at a time, a module in one piece, the long ones first: most of the tests wait for servers.
 WORKERS ?= 2
-test: $(VENV)/.test
+# With ARGS just what they name.
+test: test-suite $(if $(ARGS),,test-system)
+test-suite: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder \
-		--cov --cov-report=term $(ARGS)
+		--ignore=tests/system --cov --cov-report=term $(ARGS)
+
+# The units of the NixOS modules on a real systemd, in a machine of its own.
+test-system: $(VENV)/.test
+	$(BIN)/python -m pytest tests/system $(ARGS)
+
+# The same with 100 restarts of each service instead of 10.
+test-system-long: $(VENV)/.test
+	AISTACK_SYSTEM_RESTARTS=100 $(BIN)/python -m pytest tests/system $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

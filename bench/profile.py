@@ -38,7 +38,14 @@ SEARCHERS = 8
 CHATTERS = 4
 DOCS = Path(__file__).parent.parent / "docs"
 #: Real words, in no order: a text of them repeats few phrases, which is the hard case.
-VOCABULARY = sorted({word for page in DOCS.glob("*.md") for word in page.read_text().split()})
+VOCABULARY = sorted(
+    {
+        word
+        for page in DOCS.glob("*.md")
+        for word in page.read_text(encoding="utf-8").split()
+        if word.isascii()
+    }
+)
 
 
 @dataclass(slots=True)
