@@ -66,6 +66,10 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The units and files that the NixOS modules give; a diff of them shows what a change does.
+rendered: $(VENV)/.test
+	PYTHONPATH=tests $(BIN)/python -m nix.render rendered
+
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -148,3 +150,22 @@ def test_broken_tokenizer_is_a_start_error(tmp_path: Path) -> None:
     path.write_text('{"model": {"type": "nothing"}}', encoding="utf-8")
     with pytest.raises(StartError, match=r"tokenizer\.json: not a tokenizer"):
         TextTokenizer(path, 8)
+
+
+def test_no_engine_reports_on_its_user(tmp_path: Path, graph_state: Path) -> None:
+    """ONNX Runtime's wheel leaves a device id in the home of whom it would report on."""
+    pytest.importorskip("onnxruntime")
+    code = (
+        "import sys; from pathlib import Path;"
+        "from aistack.config import EmbeddingsConfig;"
+        "from aistack.embeddings.engines import open_encoder;"
+        "_, encoder = open_encoder(EmbeddingsConfig(state_dir=Path(sys.argv[1]), encoder='onnx'));"
+        "encoder.encode(encoder.tokenize(['a text']))"
+    )
+    clean = {k: v for k, v in os.environ.items() if "TELEMETRY" not in k and k != "XDG_CACHE_HOME"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(graph_state)],
+        env=clean | {"HOME": str(tmp_path)},
+        check=True,
+    )
+    assert list(tmp_path.rglob("*")) == []
