@@ -65,6 +65,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd nix/backup && $(abspath $(BIN))/mypy --strict --cache-dir=$(CURDIR)/.mypy_cache/backup .
 
 # The units and files that the NixOS modules give; a diff of them shows what a change does.
 rendered: $(VENV)/.test

@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from aistack.service.errors import StartError
+from aistack.service.private_files import read_secret
 
 ENV_PREFIX = "AISTACK__"
 
@@ -106,7 +107,7 @@ class PostgresConfig(Section):
         if not self.host.startswith("/"):
             parts["sslmode"] = self.sslmode
         if self.password_file is not None:
-            parts["password"] = read_password("postgres.password_file", self.password_file)
+            parts["password"] = read_secret("postgres.password_file", self.password_file)
         return make_conninfo("", **parts)
 
 
@@ -252,16 +253,6 @@ def load_config(path: Path | None) -> Config:
         return Config(**data)
     except ValidationError as error:
         raise StartError(explain(error, data, origin)) from None
-
-
-def read_password(key: str, path: Path) -> str:
-    """The password in a file. Raises StartError that names the setting."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise StartError(
-            f"{key}: {path} cannot be read ({error.strerror}): give the service read access to it"
-        ) from error
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -178,3 +178,13 @@ def test_init_says_what_is_wrong_with_what_it_is_given(
     assert ended.code != 0
     assert said in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_init_says_what_is_wrong_with_the_table(aistack: Cli, tmp_path: Path) -> None:
+    table = tomllib.loads((files("aistack") / "stack.toml").read_text(encoding="utf-8"))
+    table["services"]["aidb"]["calls"] = ["chat"]
+    stack = tmp_path / "stack.json"
+    stack.write_text(json.dumps(table))
+    ended = aistack("keys", "init", "--stack", str(stack), "--data-dir", str(tmp_path))
+    assert ended.code == 2
+    assert "aidb calls ['chat']: out of its reach" in ended.err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aistack.service import key_setup, keys
+from aistack.service import key_setup, keys, private_files
 from aistack.service.errors import StartError, Unauthorized, Unavailable
 from aistack.service.key_setup import Given, KeyPaths, init_store
 from aistack.service.keys import KeyEditor, KeyStore, parse_token
@@ -242,3 +242,17 @@ def test_a_pepper_that_keys_were_made_with_is_not_replaced(paths: KeyPaths, tmp_
     with pytest.raises(StartError, match="differ: keys were made with the first"):
         init_store(paths.directory, load_stack(), given=Given(other))
     assert store_of(paths).verify(paths.default_key_file.read_text()).name == "default"
+
+
+def test_a_secret_that_was_not_there_stops_the_start(paths: KeyPaths, tmp_path: Path) -> None:
+    """A unit is given a stand-in for it, which is neither a pepper nor a key."""
+    stand_in = tmp_path / "credential"
+    for content in (private_files.MISSING, ""):
+        stand_in.write_text(content)
+        with pytest.raises(StartError, match=r"auth\.pepper_file: .* holds no secret"):
+            KeyStore(paths.keys_file, stand_in)
+        with pytest.raises(StartError, match="holds no secret"):
+            keys.read_key(stand_in)
+    stand_in.write_bytes(b"\xff" * 64)
+    with pytest.raises(StartError, match="is not text"):
+        KeyStore(paths.keys_file, stand_in)

@@ -169,8 +169,9 @@ def the_stack(table: Path | None) -> Stack:
     try:
         return parse_stack(read_table(table))
     except (ValueError, KeyError, AttributeError) as error:
+        said = str(error) if type(error) is ValueError else type(error).__name__
         raise Usage(
-            f"{table} is no table of services ({type(error).__name__})",
+            f"{table} is no table of services ({said})",
             fix="give one that is written as stack.toml is",
         ) from error
 

@@ -195,7 +195,9 @@ def front_door(base_url: str) -> bool:
     import httpx
 
     try:
-        httpx.get(base_url, timeout=_SECONDS, trust_env=False)
+        # No proxy, but the certificates that the user trusts (SSL_CERT_FILE).
+        trusted = httpx.create_ssl_context() if base_url.startswith("https:") else True
+        httpx.get(base_url, timeout=_SECONDS, trust_env=False, verify=trusted)
     except httpx.TransportError:
         return False
     return True

@@ -9,7 +9,8 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from aistack.clients.resilience import Breaker, Dependency
-from aistack.config import RedisConfig, read_password
+from aistack.config import RedisConfig
+from aistack.service.private_files import read_secret
 
 
 class Redis:
@@ -21,7 +22,7 @@ class Redis:
             config.url,
             # One in the address wins, and is a secret in a readable file.
             password=config.password_file
-            and read_password("redis.password_file", config.password_file),
+            and read_secret("redis.password_file", config.password_file),
             socket_timeout=config.timeout_seconds,
             socket_connect_timeout=config.timeout_seconds,
             decode_responses=False,

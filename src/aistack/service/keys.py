@@ -23,7 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aistack.service.errors import StartError, Unauthorized, Unavailable
-from aistack.service.private_files import open_private, replace_file
+from aistack.service.private_files import open_private, read_secret, replace_file
 
 _ALPHABET = string.digits + string.ascii_letters
 _ID_LENGTH = 10
@@ -271,20 +271,11 @@ class KeyEditor:
 
 def read_key(path: Path) -> str:
     """A token from its file. Raises StartError."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{path}: the key cannot be read ({_reason(error)})") from error
+    return read_secret("key", path)
 
 
 def _read_pepper(path: Path) -> bytes:
-    try:
-        pepper = path.read_bytes().strip()
-    except OSError as error:
-        raise StartError(
-            f"auth.pepper_file: {path} cannot be read ({error.strerror}):"
-            " make it with `aistack keys init`"
-        ) from error
+    pepper = read_secret("auth.pepper_file", path, fix="make it with `aistack keys init`").encode()
     if len(pepper) < 32:
         raise StartError(f"auth.pepper_file: {path} is too short: at least 32 bytes are wanted")
     return pepper

@@ -7,6 +7,29 @@ import stat
 import tempfile
 from pathlib import Path
 
+from aistack.service.errors import StartError
+
+#: What a unit is given in place of a secret whose file was not there (SetCredential= of the NixOS
+#: module). Too short for a pepper and no key, so nothing can mistake it for a secret.
+MISSING = "missing"
+
+
+def read_secret(name: str, path: Path, *, fix: str = "give the service read access to it") -> str:
+    """The text of a secret's file; `name` is the setting. Raises StartError."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StartError(f"{name}: {path} cannot be read ({error.strerror}): {fix}") from error
+    except UnicodeDecodeError as error:
+        raise StartError(f"{name}: {path} is not text: put one line there") from error
+    if text in ("", MISSING):
+        raise StartError(
+            f"{name}: {path} holds no secret: its file was missing or empty when this was started;"
+            " put it there (`journalctl -u aistack-secrets` names one that was given;"
+            " `systemctl restart aistack-secrets` makes one that was not)"
+        )
+    return text
+
 
 def write_private(path: Path, content: bytes) -> None:
     """Replaces `path` atomically by a file of mode 0600."""
