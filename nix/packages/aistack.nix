@@ -1,0 +1,158 @@
+# The Python application: every service and the `aistack` command, one derivation.
+{
+  lib,
+  buildPythonApplication,
+  hatchling,
+
+  # dependencies, in the order of pyproject.toml
+  fastapi,
+  starlette,
+  uvicorn,
+  httptools,
+  uvloop,
+  pydantic,
+  pydantic-settings,
+  httpx,
+  httpcore,
+  h11,
+  orjson,
+  structlog,
+  prometheus-client,
+  opentelemetry-api,
+  opentelemetry-sdk,
+  opentelemetry-exporter-otlp-proto-grpc,
+  tenacity,
+  psycopg,
+  psycopg-pool,
+  pgvector,
+  alembic,
+  sqlalchemy,
+  procrastinate,
+  redis,
+  numpy,
+  python-multipart,
+  pypdf,
+  beautifulsoup4,
+  lxml,
+  markdown-it-py,
+  snowballstemmer,
+  tokenizers,
+  safetensors,
+  typer,
+  rich,
+
+  # extras
+  onnxruntime,
+  onnx,
+  torch,
+  sentence-transformers,
+  withOnnx ? true,
+  withTorch ? false,
+}:
+
+let
+  root = ../..;
+  inherit (lib) fileset;
+  project = (lib.importTOML (root + "/pyproject.toml")).project;
+
+  # A change of documentation, tests or of the Nix code does not rebuild the application.
+  source = fileset.toSource {
+    inherit root;
+    fileset = fileset.unions [
+      (root + "/pyproject.toml")
+      (root + "/LICENSE")
+      (fileset.fileFilter (file: !file.hasExt "pyc") (root + "/src"))
+    ];
+  };
+
+  extras = {
+    onnx = [
+      onnxruntime
+      onnx
+    ];
+    torch = [
+      torch
+      sentence-transformers
+    ];
+  };
+in
+
+assert lib.assertMsg (
+  withOnnx || withTorch
+) "aistack: an encoder is needed: leave withOnnx on, or set withTorch = true";
+
+buildPythonApplication {
+  pname = "aistack";
+  inherit (project) version;
+  pyproject = true;
+
+  src = source;
+
+  # The metadata wants the file; its words belong to the documentation.
+  postPatch = ''
+    touch README.md
+  '';
+
+  build-system = [ hatchling ];
+
+  dependencies = [
+    fastapi
+    starlette
+    uvicorn
+    httptools
+    uvloop
+    pydantic
+    pydantic-settings
+    httpx
+    httpcore
+    h11
+    orjson
+    structlog
+    prometheus-client
+    opentelemetry-api
+    opentelemetry-sdk
+    opentelemetry-exporter-otlp-proto-grpc
+    tenacity
+    psycopg
+    psycopg-pool
+    pgvector
+    alembic
+    sqlalchemy
+    procrastinate
+    redis
+    numpy
+    python-multipart
+    pypdf
+    beautifulsoup4
+    lxml
+    markdown-it-py
+    snowballstemmer
+    tokenizers
+    safetensors
+    typer
+    rich
+  ]
+  ++ lib.optionals withOnnx extras.onnx
+  ++ lib.optionals withTorch extras.torch;
+
+  optional-dependencies = extras;
+
+  # The tests are a check of their own (nix/tests), so that a change of a test rebuilds nothing.
+  doCheck = false;
+
+  pythonImportsCheck = [
+    "aistack.cli"
+    "aistack.embeddings.app"
+    "aistack.aidb.app"
+    "aistack.coordinator.app"
+  ];
+
+  passthru = { inherit source; };
+
+  meta = {
+    inherit (project) description;
+    license = lib.licenses.mit;
+    mainProgram = "aistack";
+    platforms = lib.platforms.linux;
+  };
+}
