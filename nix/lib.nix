@@ -1,0 +1,89 @@
+# What the modules share; `config.services.aistack.lib` is this.
+#
+#   socketPath "aidb"             "/run/aistack/aidb.sock"
+#   socketGroup "aidb"            "aistack-aidb-clients"; its members may connect
+#   socketsOf "coordinator"       the services whose sockets `coordinator` may connect to
+#   credential "aistack-aidb" "pepper"
+#                                 "/run/credentials/aistack-aidb.service/pepper"
+#   loadCredentials { pepper = "/path"; }
+#                                 LoadCredential and SetCredential for programs of ours
+#   secretFile given "name"       `given`, or where aistack-secrets.service makes the secret `name`
+#   hardening { … }               serviceConfig of a confined unit; see modules/hardening.nix
+#   limitsOf "aidb"               { memoryHigh, memoryMax, tasksMax } from profile.toml
+#   never                         unitConfig and serviceConfig of a unit that is never given up
+#   override base over            `over` on `base`, table by table (JSON-like values)
+{ lib, stack }:
+let
+  profile = (lib.importTOML ./profile.toml).services;
+
+  roundUp = step: value: (value + step - 1) / step * step;
+  largest = field: lib.foldl' lib.max 0 (lib.catAttrs field (lib.attrValues profile));
+
+  # The peak was measured on one machine with one mix of requests, so it gets room: reclaim begins
+  # at one and a half of it, the kill comes at twice. A service that was not measured gets what the
+  # largest one gets.
+  limitsOf =
+    name:
+    let
+      peak = profile.${name}.rss_mib_peak or (largest "rss_mib_peak");
+      tasks = profile.${name}.tasks_peak or (largest "tasks_peak");
+    in
+    {
+      memoryHigh = "${toString (roundUp 32 (peak * 3 / 2))}M";
+      memoryMax = "${toString (roundUp 32 (peak * 2))}M";
+      tasksMax = roundUp 16 (tasks * 2);
+    };
+
+  override =
+    base: over:
+    base
+    // lib.mapAttrs (
+      name: value:
+      if lib.isAttrs value && lib.isAttrs (base.${name} or null) then
+        override base.${name} value
+      else
+        value
+    ) over;
+in
+{
+  inherit limitsOf override;
+
+  stateDirectory = "/var/lib/aistack";
+  keysDirectory = "/var/lib/aistack/keys";
+  secretsDirectory = "/var/lib/aistack/secrets";
+
+  socketPath = name: "/run/aistack/${name}.sock";
+  socketGroup = name: "aistack-${name}-clients";
+  socketsOf =
+    client:
+    lib.attrNames (lib.filterAttrs (_: entry: lib.elem client entry.clients) stack.services);
+
+  credential = unit: name: "/run/credentials/${unit}.service/${name}";
+
+  # A missing file would end the start before the program, with a line of systemd that names nothing
+  # ("Protocol error"). Ours know the stand-in and say which secret is missing.
+  loadCredentials = files: {
+    LoadCredential = lib.mapAttrsToList (id: file: "${id}:${toString file}") files;
+    SetCredential = map (id: "${id}:missing") (lib.attrNames files);
+  };
+  secretFile =
+    given: name: if given != null then toString given else "/var/lib/aistack/secrets/${name}";
+
+  hardening = import ./modules/hardening.nix { inherit lib; };
+
+  # A unit that failed is started again after a growing pause, for ever: a start limit would leave
+  # it down until somebody looks. A wrong configuration (exit status 78) ends there too: were it
+  # exempt (RestartPreventExitStatus=), the next waiting client would start the unit again at once
+  # through its socket, and the socket would give up after twenty such starts. A start that waits
+  # for its pause holds them back. systemd never resets the steps by itself, so the longest pause
+  # is one that clients outlast.
+  never = {
+    unitConfig.StartLimitIntervalSec = 0;
+    serviceConfig = {
+      Restart = "always";
+      RestartSec = "500ms";
+      RestartSteps = 6;
+      RestartMaxDelaySec = 20;
+    };
+  };
+}
