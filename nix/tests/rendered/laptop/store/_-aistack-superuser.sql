@@ -1,0 +1,5 @@
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS vector;
+ALTER EXTENSION vector UPDATE;
+
+GRANT pg_monitor TO "postgres-exporter";

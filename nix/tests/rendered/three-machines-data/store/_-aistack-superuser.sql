@@ -1,0 +1,3 @@
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS vector;
+ALTER EXTENSION vector UPDATE;
