@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from bench.corpus import Corpus, LocalEncoder, Source, open_corpus
 
 from aistack.aidb import filters
 from aistack.aidb.search import Searcher, search_settings
@@ -20,6 +19,7 @@ from aistack.aidb.search_model import Hit, SearchRequest, SearchResult
 from aistack.clients.redis import Redis
 from aistack.config import AidbConfig, PostgresConfig, RedisConfig
 from aistack.models import ModelFiles
+from bench.corpus import Corpus, LocalEncoder, Source, open_corpus
 from fix_embeddings import ValkeyProcess
 from fix_postgres import PostgresServer
 

@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
+from aistack.config import AidbConfig
 from bench import retrieval
 from bench.corpus import LocalEncoder
 from bench.cranfield import read
-
-from aistack.config import AidbConfig
 from fix_postgres import PostgresServer
 from fix_search import open_bench
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench.corpus import Source
 
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25, idf, weight
 from aistack.aidb.search_model import SearchRequest
 from aistack.service.errors import NotFound, StackError, Unavailable, Unprocessable
+from bench.corpus import Source
 from fix_search import LAKES, Bench, named, sources
 
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import psycopg
 import pytest
-from bench.corpus import Source
 from prometheus_client import REGISTRY
 
 from aistack.aidb.accept import accept
@@ -19,6 +18,7 @@ from aistack.aidb.ingest import Ingestion, Vectors
 from aistack.aidb.jobs import Queue
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_model import SearchRequest, SearchResult
+from bench.corpus import Source
 from fix_embeddings import ValkeyProcess
 from fix_postgres import PostgresServer
 from fix_search import LAKES, Bench, sources

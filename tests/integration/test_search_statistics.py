@@ -6,9 +6,8 @@ import asyncio
 import random
 from uuid import UUID
 
-from bench.corpus import Source
-
 from aistack.aidb import store
+from bench.corpus import Source
 from fix_aidb import check_statistics
 from fix_search import Bench
 

@@ -1,0 +1,53 @@
+# specialisation.*: variants of a host, evaluated on top of it.
+# Facts: names and types of nixos/modules/system/activation/specialisation.nix, not read again.
+{ lib, extendModules, config, ... }:
+let
+  inherit (lib) mkOption types;
+in
+{
+  options = {
+    specialisation = mkOption {
+      type = types.attrsOf (
+        types.submodule (
+          { config, ... }:
+          let
+            variant = extendModules {
+              modules = lib.optional config.inheritParentConfig { } ++ [
+                config.configuration
+                { isSpecialisation = lib.mkForce true; }
+              ];
+            };
+          in
+          {
+            options = {
+              inheritParentConfig = mkOption {
+                type = types.bool;
+                default = true;
+              };
+              configuration = mkOption {
+                type = types.deferredModule;
+                default = { };
+              };
+              evaluated = mkOption {
+                type = types.raw;
+                internal = true;
+                readOnly = true;
+                default = variant.config;
+              };
+            };
+          }
+        )
+      );
+      default = { };
+    };
+    isSpecialisation = mkOption {
+      type = types.bool;
+      internal = true;
+      default = false;
+    };
+  };
+  # A variant is part of the system, so its assertions are.
+  config.system.build.specialisations = lib.mapAttrs (
+    _: variant: variant.evaluated.system.build.toplevel
+  ) config.specialisation;
+}
