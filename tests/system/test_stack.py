@@ -1,0 +1,378 @@
+"""The rendered stack on real systemd, in one guest that the tests use in their order.
+
+The first ones look at it as it came up; from `test_killed…` on they break it, each leaving it
+whole for the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+
+import pytest
+
+from system.closure import REPOSITORY
+from system.driver import Machine
+from system.stack import LLAMA, SERVICES, UNITS, Stack, complaints, services
+
+pytestmark = pytest.mark.timeout(600)
+
+#: Rolling restarts of each service; `make test-system-long` takes 100.
+RESTARTS = int(os.environ.get("AISTACK_SYSTEM_RESTARTS", "10"))
+DATA = ("postgresql.service", "redis-aistack.service")
+CERTIFICATE = "/var/lib/aistack-tls"
+MODEL = "/var/lib/models/chat.gguf"
+KEYS = "/var/lib/aistack/keys"
+#: A request that a service answers by itself.
+EARLY: dict[str, tuple[str, str, object]] = {
+    "embeddings": ("POST", "/embed", {"inputs": "early"}),
+    "aidb": ("GET", "/v1/collections", None),
+    "coordinator": ("GET", "/v1/models", None),
+}
+TRANSIENT = "systemd-run --quiet --collect --property=Type=exec"
+
+
+def test_the_whole_target_is_up_from_cold(stack: Stack, machine: Machine) -> None:
+    stack.wait()
+    assert stack.failed_units() == []
+    wanted = (*UNITS, LLAMA, *DATA, "nginx.service", "prometheus.service", "aistack.slice")
+    assert stack.active(*wanted) == dict.fromkeys(wanted, "active")
+    restarts = {unit: machine.get_unit_property(unit, "NRestarts") for unit in (*UNITS, LLAMA)}
+    assert restarts == dict.fromkeys(restarts, "0")
+    assert machine.succeed("systemctl is-system-running --wait").strip() == "running"
+    machine.log(machine.succeed("systemd-analyze time | head -1").strip())
+
+
+def test_the_journal_of_the_start_is_clean(stack: Stack, machine: Machine) -> None:
+    messages = stack.journal()
+    assert len(messages) > 50
+    assert complaints(messages, machine.engine.name) == []
+
+
+def test_the_migration_ran_once_and_before_the_services(stack: Stack, machine: Machine) -> None:
+    lines = [one.text for one in stack.journal() if one.unit == "aistack-migrate.service"]
+    assert sum(text.startswith("Finished ") for text in lines) == 1
+    assert any("empty → " in text for text in lines)
+    ended = machine.get_unit_property("aistack-migrate.service", "ExecMainExitTimestampMonotonic")
+    begun = machine.get_unit_property("aistack-aidb.service", "ExecMainStartTimestampMonotonic")
+    assert 0 < int(ended) <= int(begun)
+
+
+def test_it_is_ready(stack: Stack) -> None:
+    stack.check("ready")
+
+
+def test_documents_in_cited_answers_out(stack: Stack) -> None:
+    stack.check("story")
+    stack.check("store", "--state", "/run/check-store.json")
+
+
+def test_nobody_gets_in_without_the_right_key(stack: Stack, machine: Machine) -> None:
+    machine.succeed(
+        "AISTACK_DATA_DIR=/var/lib/aistack /usr/lib/aistack/bin/aistack keys create narrow"
+        " --scope search --write /run/narrow.key"
+    )
+    # Every service has read the new key within a second.
+    machine.wait_until_succeeds(
+        stack.command("auth", "--narrow-key-file", "/run/narrow.key"), timeout=20
+    )
+
+
+def test_plain_http_leads_to_https(stack: Stack) -> None:
+    stack.check("redirect")
+
+
+def test_only_nginx_listens_beyond_loopback(stack: Stack) -> None:
+    stack.check("ports")
+
+
+def test_prometheus_reaches_every_target(stack: Stack) -> None:
+    stack.check("metrics")
+
+
+def test_traces_of_services_without_a_network_arrive(machine: Machine) -> None:
+    machine.wait_until_succeeds(
+        " && ".join(f"grep -q '\"{name}\"' /run/otlp.jsonl" for name in SERVICES), timeout=60
+    )
+    spans = [json.loads(line) for line in machine.succeed("cat /run/otlp.jsonl").splitlines()]
+    traces: dict[str, set[str]] = {}
+    for span in spans:
+        traces.setdefault(span["trace"], set()).add(span["service"])
+    # A question goes through all of them under one id.
+    assert any(len(seen) == len(SERVICES) for seen in traces.values()), spans[:5]
+
+
+def test_the_recipes_of_the_documentation_work(machine: Machine) -> None:
+    page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- system test -->\n```console\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        lines = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
+        assert lines
+        machine.succeed("\n".join(lines), timeout=180)
+
+
+def test_a_backup_is_restored_and_the_restore_undone(stack: Stack, machine: Machine) -> None:
+    machine.succeed("systemctl start aistack-backup.service", timeout=180)
+    assert len(machine.succeed("ls /var/backup/aistack").split()) == 1
+    machine.succeed(
+        "grep -qx 'aistack_backup_last_run_success 1' /var/lib/aistack-metrics/aistack_backup.prom"
+    )
+    late = ["--collection", "check-late", "--state", "/run/check-late.json"]
+    stack.check("store", *late)
+    machine.succeed("systemctl start aistack-restore@latest.service", timeout=180)
+    stack.check("ready")
+    stack.check("recall", "--state", "/run/check-store.json")
+    assert "404" in stack.tried("recall", *late).stderr
+    machine.succeed("systemctl start aistack-restore@undo.service", timeout=180)
+    stack.check("ready")
+    stack.check("recall", *late)
+    assert stack.failed_units() == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_client_that_comes_before_its_service_is_answered(
+    stack: Stack, machine: Machine, name: str
+) -> None:
+    machine.succeed(f"systemctl stop aistack-{name}.service")
+    status, text = stack.request(*EARLY[name])
+    assert status == 200, text
+    assert stack.active(f"aistack-{name}.service") == {f"aistack-{name}.service": "active"}
+
+
+def as_service(machine: Machine, name: str) -> str:
+    """What stands before a command so that it runs with the rights and the files of a service."""
+    process = machine.get_unit_property(f"aistack-{name}.service", "MainPID")
+    status = machine.succeed(f"cat /proc/{process}/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    user, group = fields["Uid"].split()[0], fields["Gid"].split()[0]
+    groups = ",".join(fields["Groups"].split()) or group
+    return (
+        f"nsenter --target {process} --mount -- setpriv --reuid={user} --regid={group}"
+        f" --groups={groups} --no-new-privs --bounding-set=-all --inh-caps=-all --"
+    )
+
+
+def test_a_service_reads_its_own_credentials_and_no_others(stack: Stack, machine: Machine) -> None:
+    stack.check("ready")
+    for name in SERVICES:
+        prefix = as_service(machine, name)
+        own = f"/run/credentials/aistack-{name}.service"
+        assert "pepper" in machine.succeed(f"{prefix} ls {own}")
+        machine.succeed(f"{prefix} cat {own}/pepper {own}/internal-key {KEYS}/keys.json >/dev/null")
+        others = [other for other in SERVICES if other != name]
+        forbidden = [f"/run/credentials/aistack-{other}.service/pepper" for other in others]
+        forbidden += [f"{KEYS}/internal/{other}.key" for other in SERVICES]
+        forbidden += [f"{KEYS}/pepper", f"{KEYS}/default.key", f"{CERTIFICATE}/server.pem"]
+        for other in others:
+            process = machine.get_unit_property(f"aistack-{other}.service", "MainPID")
+            forbidden.append(f"/proc/{process}/environ")
+        for path in forbidden:
+            machine.succeed(f"test -e {path}")
+            machine.fail(f"{prefix} cat {path}")
+
+
+def test_a_service_connects_to_the_sockets_that_the_table_says(
+    stack: Stack, machine: Machine
+) -> None:
+    table = services()
+    for name in SERVICES:
+        prefix = as_service(machine, name)
+        for other in SERVICES:
+            code = (
+                "import socket; s = socket.socket(socket.AF_UNIX);"
+                f" s.connect('/run/aistack/{other}.sock')"
+            )
+            answer = machine.run(f"{prefix} python3 -c {shlex.quote(code)}")
+            assert (answer.status == 0) == (name in table[other]["clients"]), (name, other, answer)
+            if answer.status != 0:
+                assert "PermissionError" in answer.stderr
+
+
+def test_no_secret_is_in_the_store_the_journal_or_a_process(machine: Machine) -> None:
+    machine.succeed(
+        f"for file in {KEYS}/pepper {KEYS}/default.key {KEYS}/internal/*.key;"
+        " do cat $file; echo; done | sed '/^$/d' > /run/patterns;"
+        f" test $(wc -l < /run/patterns) = {2 + len(SERVICES)}"
+    )
+    machine.succeed("journalctl --sync")
+    machine.fail(
+        "journalctl --boot --output=cat --no-pager | grep --quiet --fixed-strings -f /run/patterns"
+    )
+    machine.fail(
+        "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null"
+        " | tr '\\0' '\\n' | grep --quiet --fixed-strings -f /run/patterns"
+    )
+    machine.fail(
+        "grep --recursive --quiet --fixed-strings -f /run/patterns /nix/store /etc /run/systemd"
+    )
+    # The patterns are good: where they must be, they are found.
+    machine.succeed(f"grep --quiet --fixed-strings -f /run/patterns {KEYS}/pepper")
+
+
+@pytest.mark.parametrize("unit", [*UNITS, LLAMA, *DATA, "nginx.service"])
+def test_killed_it_is_back_by_itself(stack: Stack, machine: Machine, unit: str) -> None:
+    others = [other for other in (*UNITS, LLAMA, *DATA) if other != unit]
+    before, untouched = stack.invocations(unit)[unit], stack.invocations(*others)
+    machine.succeed(f"systemctl kill --signal=KILL --kill-whom=main {unit}")
+    stack.wait_restarted(unit, before)
+    stack.check("ready")
+    assert stack.invocations(*others) == untouched
+    assert stack.failed_units() == []
+
+
+def test_the_watchdog_ends_a_hung_loop(stack: Stack, machine: Machine) -> None:
+    before, since = stack.invocations(*UNITS), machine.cursor()
+    machine.succeed(f"systemctl kill --signal=STOP --kill-whom=main {' '.join(UNITS)}")
+    for unit in UNITS:
+        stack.wait_restarted(unit, before[unit], timeout=150)
+    texts = {(one.unit, one.text) for one in stack.journal(since)}
+    for unit in UNITS:
+        assert any(of == unit and "Watchdog timeout" in text for of, text in texts), unit
+    stack.check("ready")
+
+
+def test_without_redis_everything_answers(stack: Stack, machine: Machine) -> None:
+    machine.succeed("systemctl stop redis-aistack.service")
+    try:
+        for _ in range(3):
+            status, text = stack.request("POST", "/embed", {"inputs": "no cache"})
+            assert status == 200, text
+        stack.check("recall", "--state", "/run/check-store.json")
+    finally:
+        machine.succeed("systemctl start redis-aistack.service")
+    machine.wait_until_succeeds(
+        "curl -sf http://127.0.0.1:9180/embeddings/readyz | grep -q '\"ready\"'", timeout=60
+    )
+
+
+def test_without_postgresql_documents_are_503_and_come_back(stack: Stack, machine: Machine) -> None:
+    units = stack.invocations(*UNITS)
+    machine.succeed("systemctl stop postgresql.service")
+    try:
+        stack.machine.wait_until_succeeds(
+            f"test $(curl -s -o /dev/null -w '%{{http_code}}'"
+            f" --cacert {CERTIFICATE}/certificate.pem"
+            f' -H "authorization: Bearer $(cat {KEYS}/default.key)"'
+            " https://machine/v1/collections) = 503",
+            timeout=60,
+        )
+        status, text = stack.request("POST", "/embed", {"inputs": "no database"})
+        assert status == 200, text
+    finally:
+        machine.succeed("systemctl start postgresql.target")
+    machine.wait_until_succeeds(
+        stack.command("recall", "--state", "/run/check-store.json"), timeout=90
+    )
+    assert stack.invocations(*UNITS) == units
+    assert machine.get_unit_property("aistack-migrate.service", "NRestarts") == "0"
+
+
+def test_a_missing_model_stops_its_server_alone_with_one_line(
+    stack: Stack, machine: Machine
+) -> None:
+    others = stack.invocations(*UNITS)
+    since = machine.cursor()
+    machine.succeed(f"mv {MODEL} {MODEL}.away")
+    try:
+        machine.fail(f"systemctl restart {LLAMA}")
+        lines = [one.text for one in stack.journal(since) if one.unit == LLAMA]
+        told = [text for text in lines if MODEL in text and "services.aistack" in text]
+        assert len(told) >= 1, lines
+        assert not any("Traceback" in text for text in lines)
+        stack.check("recall", "--state", "/run/check-store.json")
+        status, _text = stack.request(
+            "POST",
+            "/v1/chat/completions",
+            {"model": "local", "messages": [{"role": "user", "content": "Hi"}]},
+        )
+        assert status == 503
+    finally:
+        machine.succeed(f"mv {MODEL}.away {MODEL}", f"systemctl restart {LLAMA}")
+    stack.check("ready")
+    assert stack.invocations(*UNITS) == others
+
+
+def test_a_missing_key_stops_its_service_alone_with_one_line(
+    stack: Stack, machine: Machine
+) -> None:
+    unit, key = "aistack-embeddings.service", f"{KEYS}/internal/embeddings.key"
+    others = [other for other in UNITS if other != unit]
+    untouched = stack.invocations(*others)
+    since = machine.cursor()
+    machine.succeed(f"mv {key} {key}.away")
+    try:
+        machine.fail(f"systemctl restart {unit}")
+        lines = [one.text for one in stack.journal(since) if one.unit == unit]
+        assert any("credential" in text.lower() for text in lines), lines
+        assert not any("Traceback" in text for text in lines)
+        # Its socket is open and its clients wait: for the service, or for their deadline.
+        for name in SERVICES:
+            status, text = stack.request(*EARLY[name])
+            assert status in ({503, 504} if name == "embeddings" else {200}), text
+    finally:
+        machine.succeed(f"mv {key}.away {key}")
+    stack.check("ready")
+    assert stack.invocations(*others) == untouched
+
+
+def test_a_missing_certificate_is_made_again_when_nginx_starts(
+    stack: Stack, machine: Machine
+) -> None:
+    old = machine.succeed(f"cat {CERTIFICATE}/certificate.pem")
+    machine.succeed(f"rm {CERTIFICATE}/server.pem", "systemctl restart nginx.service")
+    assert machine.succeed(f"cat {CERTIFICATE}/certificate.pem") != old
+    stack.check("ready")
+
+
+def test_rolling_restarts_under_load_lose_no_request(stack: Stack, machine: Machine) -> None:
+    stack.check("ready")
+    command = stack.command(
+        *("load", "--until", "/run/load.stop", "--report", "/run/load.json", "--pause", "0.1"),
+        *("--seconds", "3000"),
+    )
+    machine.succeed(
+        "rm -f /run/load.stop /run/load.json",
+        f"{TRANSIENT} --unit=check-load bash -c {shlex.quote(command)}",
+    )
+    for _ in range(RESTARTS):
+        for unit in UNITS:
+            machine.succeed(f"systemctl restart {unit}")
+    machine.succeed("touch /run/load.stop")
+    machine.wait_for_file("/run/load.json", timeout=120)
+    report = json.loads(machine.succeed("cat /run/load.json"))
+    machine.log(f"{RESTARTS} restarts of each service: {json.dumps(report)}")
+    assert report["failed"] == 0, report["failures"]
+    assert set(report["by_kind"]) == {"embed", "search", "models", "ingest", "chat"}
+    assert stack.failed_units() == []
+
+
+def test_stopping_the_target_lets_a_stream_end(stack: Stack, machine: Machine) -> None:
+    body = {
+        "model": "local",
+        "messages": [{"role": "user", "content": "Count from one to fifty in words."}],
+        "max_tokens": 150,
+        "stream": True,
+    }
+    curl = (
+        f"curl -sN --cacert {CERTIFICATE}/certificate.pem https://machine/v1/chat/completions"
+        f' -H "authorization: Bearer $(cat {KEYS}/default.key)"'
+        f" -H 'content-type: application/json' -d {shlex.quote(json.dumps(body))} > /run/stream"
+    )
+    machine.succeed(f"{TRANSIENT} --unit=check-stream bash -c {shlex.quote(curl)}")
+    machine.wait_until_succeeds('grep -q \'"content":"\' /run/stream', timeout=60)
+    machine.fail("grep -q DONE /run/stream")
+    drain = max(entry["limits"]["drain_seconds"] for entry in services().values())
+    machine.succeed("systemctl stop aistack.target", timeout=drain + 30)
+    machine.wait_until_fails("systemctl is-active --quiet check-stream", timeout=30)
+    assert "data: [DONE]" in machine.succeed("cat /run/stream")
+    states = stack.active(*UNITS, LLAMA, *(f"aistack-{name}.socket" for name in SERVICES))
+    assert states == dict.fromkeys(states, "inactive")
+    assert stack.failed_units() == []
+    status, text = stack.request("GET", "/v1/models")
+    assert status == 503, text
+    machine.succeed("systemctl start aistack.target", timeout=200)
+    stack.check("ready")
+    stack.check("recall", "--state", "/run/check-store.json")
