@@ -59,7 +59,7 @@ test-system: $(VENV)/.test
 
 # The same with 100 restarts of each service instead of 10.
 test-system-long: $(VENV)/.test
-	AISTACK_SYSTEM_RESTARTS=100 $(BIN)/python -m pytest tests/system $(ARGS)
+	AISTACK_SYSTEM_RESTARTS=100 AISTACK_SYSTEM_VM_SCRIPTS=1 $(BIN)/python -m pytest tests/system $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
