@@ -19,9 +19,10 @@ let
   roundUp = step: value: (value + step - 1) / step * step;
   largest = field: lib.foldl' lib.max 0 (lib.catAttrs field (lib.attrValues profile));
 
-  # The peak was measured on one machine with one mix of requests, so it gets room: reclaim begins
-  # at one and a half of it, the kill comes at twice. A service that was not measured gets what the
-  # largest one gets.
+  # The peak was measured on one machine of two cores with one mix of requests, so it gets room:
+  # reclaim begins at one and a half of it and 64 MiB, the kill comes at twice and 128 MiB. Libraries
+  # make threads by the number of cores (gRPC, tokenizers), so tasks get 128 more. A service that was
+  # not measured gets what the largest one gets.
   limitsOf =
     name:
     let
@@ -29,9 +30,9 @@ let
       tasks = profile.${name}.tasks_peak or (largest "tasks_peak");
     in
     {
-      memoryHigh = "${toString (roundUp 32 (peak * 3 / 2))}M";
-      memoryMax = "${toString (roundUp 32 (peak * 2))}M";
-      tasksMax = roundUp 16 (tasks * 2);
+      memoryHigh = "${toString (roundUp 32 (peak * 3 / 2 + 64))}M";
+      memoryMax = "${toString (roundUp 32 (peak * 2 + 128))}M";
+      tasksMax = roundUp 16 (tasks * 2 + 128);
     };
 
   override =

@@ -8,7 +8,7 @@ A rendered host is a folder:
   units/<name>            unit files, `units/<name>.d/*.conf` drop-ins
   etc/<path>              files of /etc
   store/<hash>-<name>     what those refer to, and so on: scripts, configurations
-  manifest.json           links between units, users, groups, tmpfiles rules, sysctl values, programs
+  manifest.json           links between units, users, groups, tmpfiles rules, sysctl values, what is
                           on everybody's PATH, and the packages that are referred to, by name
 """
 

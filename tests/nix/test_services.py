@@ -116,8 +116,8 @@ def test_limits_follow_from_the_profile(nix_tool: Nix, units: dict[str, dict[str
         config = units[f"aistack-{name}"]["serviceConfig"]
         peak = profile[name]["rss_mib_peak"]
         high, most = (int(config[key].removesuffix("M")) for key in ("MemoryHigh", "MemoryMax"))
-        assert peak * 1.5 <= high < most
-        assert peak * 2 <= most <= peak * 2 + 32
+        assert peak * 1.5 + 64 <= high < most
+        assert peak * 2 + 128 <= most <= peak * 2 + 128 + 32
         assert config["TasksMax"] >= profile[name]["tasks_peak"] * 2
         assert config["OOMPolicy"] == "kill"
     module = (
