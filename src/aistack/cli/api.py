@@ -106,8 +106,10 @@ class Api:
             },
             timeout=httpx.Timeout(READ_SECONDS, connect=5.0),
             transport=transport or TRANSPORT,
-            # A proxy of the environment is not on the way to a stack on this machine.
+            # A proxy of the environment is not on the way to a stack on this machine; the
+            # certificates that the user trusts (SSL_CERT_FILE) count there too.
             trust_env=not _is_local(base_url),
+            verify=httpx.create_ssl_context() if base_url.startswith("https:") else True,
         )
 
     def __enter__(self) -> Self:
@@ -212,6 +214,11 @@ class Api:
         try:
             yield lost
         except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Unreachable(
+                    f"the certificate of {self.base_url} is not trusted here",
+                    fix="name the file that makes it so: SSL_CERT_FILE=certificate.pem",
+                ) from error
             if wait is not None and wait(None):
                 lost.again = True
                 return
