@@ -13,12 +13,14 @@ until it is ready.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ LOAD_SECONDS = 60.0
 LONGEST_SECONDS = 1800.0
 SEARCHERS = 8
 CHATTERS = 4
+#: Answers below which nothing was under load.
+LEAST = {"large": 1, "ingest": 30, "embed": 3, "search": 200, "chat": 20}
 DOCS = Path(__file__).parent.parent / "docs"
 #: Real words, in no order: a text of them repeats few phrases, which is the hard case.
 VOCABULARY = sorted(
@@ -81,7 +85,7 @@ def threads(processes: list[psutil.Process]) -> int:
     """Threads of all of them."""
     count = 0
     for process in processes:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             count += process.num_threads()
     return count
 
@@ -95,6 +99,7 @@ class Load:
         self._end = time.monotonic() + seconds
         self.errors: list[str] = []
         self.done: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
 
     def run(self, watch: Callable[[], None]) -> None:
         """Every kind of client at once, `watch` called four times a second meanwhile."""
@@ -107,33 +112,37 @@ class Load:
             watch()
             running[0].join(0.25)
 
-    def _loop(self, work: Callable[[httpx.Client, random.Random], None], number: int) -> None:
+    def _loop(self, work: Callable[[httpx.Client, random.Random], bool], number: int) -> None:
         rng = random.Random(number)
         headers = {"authorization": f"Bearer {self._key}"}
         with httpx.Client(base_url=self._base, headers=headers, timeout=180) as http:
+            name = work.__name__
             while time.monotonic() < self._end and not self.errors:
                 try:
-                    work(http, rng)
-                except httpx.HTTPError as error:
-                    self.errors.append(f"{work.__name__}: {error!r}")
-                name = work.__name__
-                self.done[name] = self.done.get(name, 0) + 1
+                    answered = work(http, rng)
+                except (httpx.HTTPError, LookupError, ValueError) as error:
+                    self.errors.append(f"{name}: {error!r}")
+                    return
+                which = self.done if answered else self.refused
+                which[name] = which.get(name, 0) + 1
                 if work == self.large:
                     return
 
-    def _accept(self, answer: httpx.Response) -> None:
+    def _accepted(self, answer: httpx.Response) -> bool:
         if answer.status_code in (429, 503) and "retry-after" in answer.headers:
             time.sleep(0.2)  # overload, told as it should be
-        else:
-            answer.raise_for_status()
+            return False
+        answer.raise_for_status()
+        return True
 
-    def ingest(self, http: httpx.Client, rng: random.Random) -> None:
+    def ingest(self, http: httpx.Client, rng: random.Random) -> bool:
         """Small documents, in step with the queue."""
         source = f"{self.done.get('ingest', 0)}.txt"
-        self._accept(http.post("/v1/documents", json={"source": source, "text": words(rng, 4000)}))
+        body = {"source": source, "text": words(rng, 4000)}
         time.sleep(0.2)
+        return self._accepted(http.post("/v1/documents", json=body))
 
-    def large(self, http: httpx.Client, rng: random.Random) -> None:
+    def large(self, http: httpx.Client, rng: random.Random) -> bool:
         """A large document, until it is searchable."""
         # As large as may be, it would make more chunks than one document may (20,000). Its
         # pages repeat: most vectors come from the cache, else they would take ten minutes.
@@ -146,22 +155,23 @@ class Load:
         while (document := http.get(path).json())["state"] != "ready":
             if document["state"] == "failed" or time.monotonic() - began > LONGEST_SECONDS:
                 self.errors.append(f"the large document: {document}")
-                return
+                return False
             time.sleep(0.5)
+        return True
 
-    def embed(self, http: httpx.Client, rng: random.Random) -> None:
+    def embed(self, http: httpx.Client, rng: random.Random) -> bool:
         """A whole request's worth of texts."""
         texts = [words(rng, 600) for _ in range(EmbeddingsConfig().client_batch // 4)]
         body = {"model": "all-minilm-l6-v2", "input": texts}
-        self._accept(http.post("/v1/embeddings", json=body))
+        return self._accepted(http.post("/v1/embeddings", json=body))
 
-    def search(self, http: httpx.Client, rng: random.Random) -> None:
+    def search(self, http: httpx.Client, rng: random.Random) -> bool:
         """Each mode in turn, never from the cache."""
         mode = ("hybrid", "dense", "lexical")[self.done.get("search", 0) % 3]
         body = {"query": words(rng, 60), "mode": mode, "limit": 50}
-        self._accept(http.post("/v1/search", json=body))
+        return self._accepted(http.post("/v1/search", json=body))
 
-    def chat(self, http: httpx.Client, rng: random.Random) -> None:
+    def chat(self, http: httpx.Client, rng: random.Random) -> bool:
         """A streamed answer from the documents."""
         body = {
             "model": "aistack",
@@ -170,9 +180,9 @@ class Load:
             "messages": [{"role": "user", "content": words(rng, 80)}],
         }
         with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-            self._accept(answer)
             for _ in answer.iter_bytes():
                 pass
+            return self._accepted(answer)
 
 
 def words(rng: random.Random, length: int) -> str:
@@ -198,7 +208,9 @@ def measure(said: Mapping[str, Any], seconds: float) -> dict[str, Usage]:
     load.run(watch)
     if load.errors:
         raise SystemExit(f"the load failed: {load.errors[0]}")
-    print("done:", load.done, file=sys.stderr)
+    print("answered:", load.done, "refused:", load.refused, file=sys.stderr)
+    if missing := [name for name, least in LEAST.items() if load.done.get(name, 0) < least]:
+        raise SystemExit(f"too few answers to speak of a load: {', '.join(missing)}")
     for name, pid in pids.items():
         processes = tree(pid)
         if len(processes) == 1:
@@ -214,7 +226,7 @@ def document(usage: Mapping[str, Usage]) -> str:
     lines = [
         "# What each part takes; its limits follow from this (nix/lib.nix). Written by",
         "# `make bench-profile`: `aistack up` under ingestion, embeddings, searches and answers at",
-        "# once, on two cores with the light encoder and the packaged language model.",
+        f"# once, on {os.cpu_count()} cores, with the light encoder and the packaged model.",
         "#",
         "# rss_mib_idle  resident memory once ready, MiB",
         "# rss_mib_peak  highest resident memory under load, MiB",
