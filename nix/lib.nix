@@ -20,9 +20,13 @@ let
   largest = field: lib.foldl' lib.max 0 (lib.catAttrs field (lib.attrValues profile));
 
   # The peak was measured on one machine of two cores with one mix of requests, so it gets room:
-  # reclaim begins at one and a half of it and 64 MiB, the kill comes at twice and 128 MiB. Libraries
-  # make threads by the number of cores (gRPC, tokenizers), so tasks get 128 more. A service that was
-  # not measured gets what the largest one gets.
+  # reclaim begins at one and a half of it and 64 MiB, the kill comes at twice and 128 MiB. A
+  # service that was not measured gets what the largest one gets.
+  #
+  # Libraries make threads by the number of cores (tokenizers one each, OpenBLAS, gRPC), which the
+  # measurement of two cores says nothing about, and one that is refused a thread ends the process.
+  # So 1024 tasks beside twice the measured ones: room for hosts of some hundred cores, and still an
+  # end to a program that forks without one.
   limitsOf =
     name:
     let
@@ -32,7 +36,7 @@ let
     {
       memoryHigh = "${toString (roundUp 32 (peak * 3 / 2 + 64))}M";
       memoryMax = "${toString (roundUp 32 (peak * 2 + 128))}M";
-      tasksMax = roundUp 16 (tasks * 2 + 128);
+      tasksMax = roundUp 16 (tasks * 2 + 1024);
     };
 
   override =

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nix.debian import Prefix, UnavailableError, prefix
+from nix.debian import Prefix, prefix
+from nix.required import needed
 from nix.toolchain import Nix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,10 +79,8 @@ def dashboards(nix_tool: Nix) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def monitoring() -> Prefix:
     """Prometheus, its tools and exporters, from Debian; skips where they cannot be had."""
-    try:
+    with needed():
         return prefix("monitoring", "trixie", PACKAGES)
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
 def tool(monitoring: Prefix, name: str, *arguments: str | Path, cwd: Path | None = None) -> str:

@@ -24,10 +24,11 @@ from aistack.dev.front import FrontDoor
 from aistack.dev.process import launch_command
 from aistack.stack import load_stack
 from fix_front import Upstream, serving, tcp, unix
-from nix.debian import Prefix, UnavailableError, prefix
+from nix.debian import Prefix, prefix
+from nix.required import needed
 from nix.toolchain import SYSTEM, Nix
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +76,32 @@ class Site:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(START_SECONDS)
+        finally:
+            self.process.kill()
 
 
 @pytest.fixture(scope="session")
 def nginx_prefix() -> Prefix:
     """Debian's nginx; skips where its package cannot be had."""
-    try:
+    with needed():
         return prefix("nginx", "trixie", ["nginx"])
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody holds at the moment."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
+@contextmanager
+def free_ports(count: int) -> Iterator[list[int]]:
+    """Ports of 127.0.0.1 that are nobody else's inside the block.
+
+    The sockets that hold them do not listen, and let a server bind beside them if it sets
+    SO_REUSEADDR too, as servers do. The kernel gives such a port to nobody who asks for any.
+    """
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", 0))
+        yield [one.getsockname()[1] for one in held]
 
 
 def render(nix: Nix, *modules: str) -> Rendered:
@@ -168,7 +174,14 @@ def running(
     nix: Nix, debian: Prefix, directory: Path, sockets: Path, *modules: str
 ) -> Iterator[Site]:
     """nginx in front of the sockets in `sockets`; `modules` change the host."""
-    https, http, metrics = free_ports(3)
+    with free_ports(3) as ports:
+        yield from _running(nix, debian, directory, sockets, ports, *modules)
+
+
+def _running(
+    nix: Nix, debian: Prefix, directory: Path, sockets: Path, ports: list[int], *modules: str
+) -> Iterator[Site]:
+    https, http, metrics = ports
     rendered = render(
         nix,
         '{ services.aistack.nginx = { listenAddresses = [ "127.0.0.1" ]; accessLog = "file";'

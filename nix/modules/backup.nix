@@ -72,7 +72,8 @@ let
   ];
 
   environment = {
-    PGHOST = if local then "/run/postgresql" else postgresql.host;
+    PGHOST = postgresql.host;
+    PGPORT = toString postgresql.port;
     PGUSER = postgresql.user;
     PGDATABASE = postgresql.database;
     AISTACK_BACKUP_DIRECTORY = own.directory;
@@ -84,7 +85,6 @@ let
     AISTACK_BACKUP_METRICS = "${cfg.prometheus.textfileDirectory}/aistack_backup.prom";
   }
   // optionalAttrs (!local) {
-    PGPORT = toString postgresql.port;
     PGSSLMODE = postgresql.sslMode;
   }
   // optionalAttrs (!local && postgresql.sslRootCert != null) {
@@ -154,6 +154,7 @@ let
       ];
       wants = database;
       after = database;
+      unitConfig.RequiresMountsFor = own.directory;
       serviceConfig = confined // {
         ExecStart = "${program} ${verb} %i";
         LoadCredential =
@@ -227,6 +228,8 @@ in
         inherit environment;
         path = [ own.postgresqlPackage ];
         wants = database;
+        # Not onto the disk below, when its own is not mounted.
+        unitConfig.RequiresMountsFor = own.directory;
         # Two dumps at once would only slow each other.
         after = database ++ [
           "aistack-migrate.service"

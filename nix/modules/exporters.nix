@@ -15,14 +15,19 @@ let
   behindNginx = cfg.nginx.scrape or [ ];
   internal = if behindNginx == [ ] then "${loopback}:9180" else (lib.head behindNginx).address;
   tls = cfg.nginx.tls.mode or "off" != "off";
-  hostName =
-    if cfg.nginx.hostName or null != null then cfg.nginx.hostName else config.networking.hostName;
+  # The site's server_name: any other could be another site's.
+  hostName = if cfg.nginx.hostName != null then cfg.nginx.hostName else "localhost";
 
   local = {
     postgres = cfg.postgresql.createLocally;
     redis = cfg.redis.createLocally;
     nginx = cfg.nginx.enable or false;
-    gpu = cfg.llama.enable or false && cfg.llama.acceleration == "cuda";
+    # The exporter runs the driver's own nvidia-smi: where this system has no driver (WSL, a
+    # container), it would be brought in for that alone.
+    gpu =
+      cfg.llama.enable or false
+      && cfg.llama.acceleration == "cuda"
+      && lib.elem "nvidia" config.services.xserver.videoDrivers;
   };
 
   blackbox = (pkgs.formats.yaml { }).generate "aistack-blackbox.yml" {
@@ -89,7 +94,7 @@ in
         enable = mkDefault true;
         listenAddress = mkDefault loopback;
         # As its own role with pg_monitor, never as the superuser.
-        dataSourceName = mkDefault "user=postgres-exporter host=/run/postgresql dbname=${cfg.postgresql.database} sslmode=disable";
+        dataSourceName = mkDefault "user=postgres-exporter host=/run/postgresql port=${toString cfg.postgresql.port} dbname=${cfg.postgresql.database} sslmode=disable";
       };
       redis = mkIf local.redis {
         enable = mkDefault true;

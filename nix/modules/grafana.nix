@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -33,6 +34,10 @@ let
   tls = cfg.nginx.tls.mode or "off" != "off";
   behindNginx = own.path != null && cfg.nginx.enable or false;
 
+  # A Grafana that the host runs anyway keeps its address, its logins and its settings: it gets our
+  # data sources and dashboards, nothing else.
+  theirs = options.services.grafana.enable.highestPrio < (mkDefault true).priority;
+
   secret = name: "$__file{${cfg.lib.credential "grafana" name}}";
   secretFile =
     description:
@@ -51,12 +56,15 @@ in
       defaultText = lib.literalExpression "config.services.aistack.prometheus.enable";
       description = ''
         Whether Grafana shows the stack, under {option}`services.aistack.grafana.path` of the stack's
-        host. The user is `admin`; see {option}`services.aistack.grafana.adminPasswordFile`.
+        host. The user is `admin`; see {option}`services.aistack.grafana.adminPasswordFile`. A Grafana
+        that the host enables itself ({option}`services.grafana.enable`) stays where and as it is,
+        and gets data sources and dashboards.
       '';
     };
     path = mkOption {
       type = types.nullOr (types.strMatching "/[a-z0-9/-]*/");
-      default = "/grafana/";
+      default = if theirs then null else "/grafana/";
+      defaultText = lib.literalMD "`\"/grafana/\"`, or null where the host enables Grafana itself";
       description = ''
         Path of Grafana on the stack's host, `/…/`. With null it is reachable on loopback only
         (`http://127.0.0.1:3000`, for example through `ssh -L`).
@@ -73,9 +81,28 @@ in
   };
 
   config = mkIf (cfg.enable && own.enable) {
-    services.aistack.secrets.generate =
+    assertions = [
+      {
+        assertion = !theirs || !behindNginx || grafana.serve_from_sub_path;
+        message = ''
+          services.aistack.grafana.path shows the Grafana that this host enables itself under ${toString own.path}: set
+          services.grafana.settings.server.serve_from_sub_path = true and its root_url to that address, or
+          services.aistack.grafana.path = null.
+        '';
+      }
+      {
+        assertion = !theirs || (own.adminPasswordFile == null && own.secretKeyFile == null);
+        message = ''
+          services.aistack.grafana.adminPasswordFile and secretKeyFile are for a Grafana of the stack, and this host
+          enables its own: set services.grafana.settings.security instead.
+        '';
+      }
+    ];
+
+    services.aistack.secrets.generate = mkIf (!theirs) (
       lib.optional (own.adminPasswordFile == null) "grafana-admin-password"
-      ++ lib.optional (own.secretKeyFile == null) "grafana-secret-key";
+      ++ lib.optional (own.secretKeyFile == null) "grafana-secret-key"
+    );
     services.aistack.secrets.watch.grafana = map toString (
       lib.filter (file: file != null) [
         own.adminPasswordFile
@@ -85,7 +112,7 @@ in
 
     services.grafana = {
       enable = mkDefault true;
-      settings = {
+      settings = mkIf (!theirs) {
         server = {
           http_addr = mkDefault "127.0.0.1";
           http_port = mkDefault 3000;
@@ -146,7 +173,7 @@ in
       };
     };
 
-    systemd.services.grafana = {
+    systemd.services.grafana = mkIf (!theirs) {
       wants = [ "aistack-secrets.service" ];
       after = [ "aistack-secrets.service" ];
       serviceConfig.LoadCredential = [

@@ -239,7 +239,8 @@ in
       type = types.ints.positive;
       default = 600;
       description = ''
-        Seconds until the model must be loaded; then the server is ended and started again.
+        Seconds until the model must be loaded; then the server is ended and started again. Nothing
+        else waits for it.
       '';
     };
   };

@@ -114,9 +114,11 @@ let
               ]
               ++ arguments instance
             );
-            # The server does not say when it is ready.
+            # Loading takes minutes at times, and neither a boot nor a rebuild waits for it: a target
+            # is ordered after what it wants (systemd.target(5)), and a rebuild waits for the start
+            # of what it restarts. So the unit is active while the model is loaded.
             ExecStartPost = escapeSystemdExecArgs (
-              guard "wait"
+              guard "watch"
               ++ [
                 "--socket"
                 instance.socket
@@ -124,8 +126,6 @@ let
                 instance.startTimeout
               ]
             );
-            # The line of the wait comes first.
-            TimeoutStartSec = instance.startTimeout + 10;
             TimeoutStopSec = 30;
             # The guard's word that this model cannot be served: another try would say it again.
             RestartPreventExitStatus = 78;

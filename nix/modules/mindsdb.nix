@@ -3,7 +3,8 @@
 # NOT EXECUTED YET: nixpkgs has neither a package nor a module for it, and its image could not be
 # had where this was written. What is here follows its documentation; the SQL of its role alone was
 # run. Its interface is on loopback, its role in PostgreSQL may read only, and it reaches the
-# database over the socket with a password.
+# database over the socket with a password. Its root is no user of this machine: PostgreSQL asks the
+# kernel who is at the other end of the socket, and this machine's root may be the owner.
 {
   config,
   lib,
@@ -19,6 +20,9 @@ let
 
   environmentFile = "/run/aistack-mindsdb/environment";
   container = config.virtualisation.oci-containers.containers.aistack-mindsdb.serviceName;
+
+  # 65536 numbers above those that systemd and NixOS give to users and containers.
+  ids = "0:1879048192:65536";
 in
 {
   options.services.aistack.mindsdb = {
@@ -78,6 +82,14 @@ in
         message = ''
           services.aistack.mindsdb.enable makes its read-only role on this machine's PostgreSQL, and
           services.aistack.postgresql.createLocally is false. Run MindsDB where the database is.
+        '';
+      }
+      {
+        assertion = config.virtualisation.oci-containers.backend == "podman";
+        message = ''
+          services.aistack.mindsdb.enable needs podman, which gives a container users of its own:
+          with Docker its root would be this machine's, which PostgreSQL lets in as the owner. Set
+          virtualisation.oci-containers.backend = "podman";
         '';
       }
     ];
@@ -183,9 +195,11 @@ in
       environmentFiles = [ environmentFile ];
       volumes = [
         "aistack-mindsdb:/mindsdb/var"
-        "/run/postgresql:/run/postgresql"
+        "/run/postgresql:/run/postgresql:ro"
       ];
       extraOptions = [
+        "--uidmap=${ids}"
+        "--gidmap=${ids}"
         "--cap-drop=ALL"
         "--security-opt=no-new-privileges"
         "--memory=4g"

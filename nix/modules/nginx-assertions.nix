@@ -3,6 +3,35 @@
 let
   cfg = config.services.aistack;
   inherit (cfg.nginx) tls;
+  inherit (config.services) nginx;
+
+  # Where a site listens, as upstream has it: what it says itself, or the defaults.
+  listens =
+    host:
+    if host.listen != [ ] then
+      map (entry: "${entry.addr}:${toString entry.port}") host.listen
+    else
+      lib.concatMap
+        (
+          address:
+          map (port: "${address}:${toString port}") [
+            nginx.defaultHTTPListenPort
+            nginx.defaultSSLListenPort
+          ]
+        )
+        (if host.listenAddresses != [ ] then host.listenAddresses else nginx.defaultListenAddresses);
+  ours = lib.filter (name: nginx.virtualHosts ? ${name} && nginx.virtualHosts.${name}.default) [
+    "aistack"
+    "aistack-redirect"
+  ];
+  taken = lib.concatMap (name: listens nginx.virtualHosts.${name}) ours;
+  otherDefaults = lib.attrNames (
+    lib.filterAttrs (
+      name: host:
+      host.default && !lib.elem name ours && lib.any (place: lib.elem place taken) (listens host)
+    ) nginx.virtualHosts
+  );
+
   loopback = address: lib.hasPrefix "127." address || address == "[::1]";
 in
 {
@@ -72,6 +101,14 @@ in
         message = ''
           services.aistack.nginx.metricsPort = ${toString cfg.nginx.metricsPort} is the site's httpPort or httpsPort too:
           choose another.
+        '';
+      }
+      {
+        assertion = otherDefaults == [ ];
+        message = ''
+          services.nginx.virtualHosts.${lib.concatStringsSep ", " otherDefaults} is the default site of this machine, and
+          without a name the stack's site is too, which nginx refuses: set
+          services.aistack.nginx.hostName = "ai.example.org", or a port of its own with nginx.httpPort and httpsPort.
         '';
       }
       {

@@ -12,6 +12,9 @@ let
   inherit (lib) mkDefault mkOption types;
   cfg = config.services.aistack;
   own = cfg.openWebui;
+  tls = cfg.nginx.tls.mode != "off";
+  port = if tls then cfg.nginx.httpsPort else cfg.nginx.httpPort;
+  usualPort = if tls then 443 else 80;
   proxy = import ./nginx-proxy.nix { inherit lib; };
 
   environmentFile = "/run/aistack-open-webui/environment";
@@ -153,7 +156,9 @@ in
         ENABLE_OLLAMA_API = "False";
         ENABLE_OPENAI_API = "True";
         OPENAI_API_BASE_URL = "http://127.0.0.1:${toString own.apiPort}/v1";
-        WEBUI_URL = "https://${toString own.hostName}";
+        WEBUI_URL =
+          "http${lib.optionalString tls "s"}://${toString own.hostName}"
+          + lib.optionalString (port != usualPort) ":${toString port}";
 
         # No embedding model of its own: it would be downloaded, and documents belong to aidb.
         RAG_EMBEDDING_MODEL = "";

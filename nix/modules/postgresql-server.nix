@@ -27,7 +27,20 @@ let
 
   elsewhere = !own.createLocally && clients != [ ] && !overSocket && !onLoopback;
 
-  superuserSql = pkgs.writeText "aistack-superuser.sql" own.superuserSql;
+  # A standby cannot be written to, and gets all of it from its primary. A failure here would be one
+  # of postgresql.target, which others on this machine wait for.
+  superuserSql = pkgs.writeText "aistack-superuser.sql" (
+    ''
+      SELECT pg_is_in_recovery() AS standby \gset
+      \if :standby
+      \quit
+      \endif
+    ''
+    + own.superuserSql
+  );
+
+  # Each service is its own user of the system; all of them are the one role.
+  ownLine = "local \"${own.database}\" \"${own.user}\" peer map=aistack";
   pgvector = server.package.pkgs.pgvector.version;
 in
 {
@@ -62,6 +75,14 @@ in
           services.aistack.postgresql.passwordFile is for an external server: the local one knows
           its clients by their user. Remove it, or set
           services.aistack.postgresql.createLocally = false;
+        '';
+      }
+      {
+        assertion = own.createLocally -> lib.hasInfix ownLine server.authentication;
+        message = ''
+          services.postgresql.authentication was replaced as a whole, and the services could not log
+          in. Leave out mkForce (own lines come before the default ones), or add before the others
+            ${ownLine}
         '';
       }
       {
@@ -128,10 +149,8 @@ in
           ensureDBOwnership = true;
         }
       ];
-      # Each service is its own user of the system; all of them are the one role.
-      authentication = ''
-        local "${own.database}" "${own.user}" peer map=aistack
-      '';
+      authentication = "${ownLine}\n";
+      # Root is there for backups and for an administrator's psql; it could become `postgres` anyhow.
       identMap = lib.concatMapStrings (user: "aistack ${user} ${own.user}\n") (
         map (name: "aistack-${name}") clients
         ++ [

@@ -1,6 +1,12 @@
 # Prometheus and its exporters, all on loopback. What else runs on this machine's Prometheus stays:
-# our scrape jobs and rules are added, and every host-wide setting is a mkDefault.
-{ config, lib, ... }:
+# our scrape jobs and rules are added, and every host-wide setting is a mkDefault, or is left alone
+# where the host enables Prometheus itself.
+{
+  config,
+  lib,
+  options,
+  ...
+}:
 let
   inherit (lib)
     mkDefault
@@ -20,8 +26,24 @@ let
   llama = lib.filter (
     entry: !(cfg.stack.services ? ${entry.service}) && lib.hasPrefix "llama-" entry.service
   ) behindNginx;
-  front = cfg.nginx.enable or false;
-  tls = cfg.nginx.tls.mode or "off" != "off";
+  # The site as the probe reaches it; there is none when it listens on unix sockets alone.
+  tls = cfg.nginx.tls.mode != "off";
+  addresses = lib.filter (address: !lib.hasPrefix "unix:" address) cfg.nginx.listenAddresses;
+  anyAddress = {
+    "0.0.0.0" = loopback;
+    "[::]" = "[::1]";
+    "[::0]" = "[::1]";
+  };
+  front = cfg.nginx.enable && addresses != [ ];
+  site =
+    let
+      address = lib.head addresses;
+    in
+    "${if tls then "https" else "http"}://${anyAddress.${address} or address}:"
+    + toString (if tls then cfg.nginx.httpsPort else cfg.nginx.httpPort);
+
+  # A Prometheus that the host runs anyway keeps its address and its retention.
+  theirs = options.services.prometheus.enable.highestPrio < (mkDefault true).priority;
   duration = types.strMatching "([0-9]+(ms|s|m|h|d|w|y))+";
 
   kinds = [
@@ -102,7 +124,10 @@ let
       ];
     };
 
-  routes = lib.filterAttrs (_: entry: entry.routes != [ ]) cfg.stack.services;
+  # What this site serves.
+  routes = lib.filterAttrs (
+    name: entry: entry.routes != [ ] && lib.any (route: route.service == name) cfg.nginx.routes
+  ) cfg.stack.services;
 in
 {
   imports = [ ./exporters.nix ];
@@ -119,8 +144,8 @@ in
       default = "30d";
       example = "90d";
       description = ''
-        How long metrics are kept, such as `30d`; the disk use grows with it. It is the default of the whole Prometheus of this machine
-        ({option}`services.prometheus.retentionTime`), which may say otherwise.
+        How long metrics are kept, such as `30d`; the disk use grows with it. It is the default of
+        {option}`services.prometheus.retentionTime`, unless the host enables Prometheus itself.
       '';
     };
     scrapeInterval = mkOption {
@@ -173,8 +198,8 @@ in
   config = mkIf (cfg.enable && own.enable) {
     services.prometheus = {
       enable = mkDefault true;
-      listenAddress = mkDefault loopback;
-      retentionTime = mkDefault own.retention;
+      listenAddress = mkIf (!theirs) (mkDefault loopback);
+      retentionTime = mkIf (!theirs) (mkDefault own.retention);
 
       scrapeConfigs =
         map (
@@ -214,7 +239,7 @@ in
         ++ optional front (
           probe "front" "front" (
             lib.mapAttrsToList (service: entry: {
-              url = "${if tls then "https" else "http"}://${loopback}${lib.head entry.routes}";
+              url = site + lib.head entry.routes;
               inherit service;
             }) routes
           )

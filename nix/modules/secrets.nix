@@ -23,6 +23,15 @@ let
   # Given files and the units that read them, from every module.
   watched = lib.filterAttrs (_: files: files != [ ]) own.watch;
 
+  # What the files of a unit hold, as one line: by it a restart is decided. Of a missing one, nothing.
+  contentOf = unit: "cat ${lib.escapeShellArgs (lib.unique watched.${unit})} 2>/dev/null | sha256sum";
+  # Root's own, and there as long as the machine runs.
+  contents = {
+    RuntimeDirectory = "aistack-secrets";
+    RuntimeDirectoryMode = "0700";
+    RuntimeDirectoryPreserve = true;
+  };
+
   aistack = lib.getExe cfg.package;
   words = lib.escapeShellArgs (
     [
@@ -160,14 +169,40 @@ in
       }
     ) watched;
 
+    # A path unit does not see that a link on the way leads elsewhere (sops-nix, agenix), as long as
+    # the file exists before and after.
+    systemd.timers = lib.mapAttrs' (
+      unit: _:
+      lib.nameValuePair "${unit}-watch" {
+        description = "Given secrets of ${unit}, behind links";
+        wantedBy = [ "aistack.target" ];
+        partOf = [ "aistack.target" ];
+        timerConfig = {
+          OnActiveSec = 60;
+          OnUnitInactiveSec = 60;
+          AccuracySec = 10;
+        };
+      }
+    ) watched;
+
     systemd.services = lib.mapAttrs' (
       unit: _:
       lib.nameValuePair "${unit}-watch" {
         description = "Restart of ${unit} after a change of its secrets";
-        serviceConfig = cfg.lib.hardening { exceptions = [ "root" ]; } // {
+        # sops-nix and agenix write every file anew at each rebuild: only another content counts.
+        # It is noted after the restart, so one that fails is tried again with the next change.
+        script = ''
+          now=$(${contentOf unit})
+          if [ "$now" != "$(cat "$RUNTIME_DIRECTORY/${unit}")" ]; then
+            ${config.systemd.package}/bin/systemctl try-restart ${unit}.service
+            printf '%s\n' "$now" >"$RUNTIME_DIRECTORY/${unit}"
+          fi
+        '';
+        serviceConfig = cfg.lib.hardening { exceptions = [ "files" ]; } // contents // {
           Type = "oneshot";
-          ExecStart = "${config.systemd.package}/bin/systemctl try-restart ${unit}.service";
           Slice = "aistack.slice";
+          # Not two lines in the journal every minute.
+          LogLevelMax = "notice";
         };
       }
     ) watched
@@ -187,6 +222,12 @@ in
           echo ${lib.escapeShellArg "${file} is missing: put the secret there; its units wait"} >&2
         fi
       '') (lib.unique (lib.concatLists (lib.attrValues watched)))
+      # Before any unit has read them; what is there is what the unit's watch has noted.
+      + lib.concatMapStrings (unit: ''
+        if [ ! -e "$RUNTIME_DIRECTORY/${unit}" ]; then
+          ${contentOf unit} >"$RUNTIME_DIRECTORY/${unit}"
+        fi
+      '') (lib.attrNames watched)
       + lib.concatMapStrings (name: ''
         if [ ! -s ${secretsDirectory}/${name} ]; then
           od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' >${secretsDirectory}/${name}.new
@@ -208,7 +249,7 @@ in
           '') own.apiKeys
         )
       );
-      serviceConfig = cfg.lib.hardening { exceptions = [ "files" ]; } // {
+      serviceConfig = cfg.lib.hardening { exceptions = [ "files" ]; } // contents // {
         Type = "oneshot";
         RemainAfterExit = true;
         Slice = "aistack.slice";

@@ -94,6 +94,16 @@ in
       ) (lib.attrNames enabled)
       ++ [
         {
+          assertion =
+            enabled ? embeddings && (of.settings "embeddings").embeddings.encoder or "auto" == "torch"
+            -> cfg.package.withTorch or true;
+          message = ''
+            services.aistack: the encoder is "torch", and services.aistack.package is without it. Set
+            nixpkgs.config.cudaSupport = true; or, for the processor, with the flake's overlay,
+            services.aistack.package = pkgs.aistack.override { withTorch = true; };
+          '';
+        }
+        {
           assertion = !lib.any (home: lib.hasPrefix home (toString cfg.embeddingModel)) hidden;
           message = ''
             services.aistack.embeddingModel is in a home, which the services do not see. Move it,

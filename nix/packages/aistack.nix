@@ -147,7 +147,7 @@ buildPythonApplication {
     "aistack.coordinator.app"
   ];
 
-  passthru = { inherit source; };
+  passthru = { inherit source withOnnx withTorch; };
 
   meta = {
     inherit (project) description;

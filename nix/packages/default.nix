@@ -2,7 +2,7 @@
 #
 #   import ./nix/packages { inherit pkgs; }  ->  { aistack, aistack-up, all-minilm-l6-v2, … }
 #
-# CUDA is decided here and nowhere else: it follows `nixpkgs.config.cudaSupport`, as in nixpkgs.
+# CUDA follows `nixpkgs.config.cudaSupport`, as in nixpkgs.
 {
   pkgs,
   cudaSupport ? pkgs.config.cudaSupport or false,

@@ -21,8 +21,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The archive's keys, from the package debian-archive-keyring.
+#: The archive's keys, from the package debian-archive-keyring, which Ubuntu has too.
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+#: Where a host whose apt has other sources (Ubuntu) finds Debian.
+MIRROR = "http://deb.debian.org/debian"
 #: Longest time for apt's downloads, in seconds.
 DOWNLOAD_SECONDS = 600
 
@@ -95,7 +97,7 @@ class Prefix:
 
 
 def host_mirror() -> str:
-    """The Debian mirror that the host's own apt uses."""
+    """The Debian mirror that the host's own apt uses, else Debian's own."""
     targets = _run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
     )
@@ -103,7 +105,29 @@ def host_mirror() -> str:
         uri, _, release = line.partition(" ")
         if "security" not in uri and "security" not in release and "debian" in uri:
             return uri.rstrip("/")
-    raise UnavailableError("apt has no Debian mirror in its sources")
+    return MIRROR
+
+
+def keyring() -> Path:
+    """Keys of Debian's archive: the host's, else those in the package that its apt verifies."""
+    if KEYRING.exists():
+        return KEYRING
+    target = cache_folder() / "debian" / "keyring"
+    with locked(target):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".keyring-") as work:
+                try:
+                    _run(["apt-get", "-qq", "download", "debian-archive-keyring"], Path(work))
+                except UnavailableError as error:
+                    raise UnavailableError(
+                        f"Debian's packages cannot be verified: {KEYRING} is not here, and its"
+                        f" package cannot be had ({error}): install debian-archive-keyring"
+                    ) from error
+                (archive,) = Path(work).glob("*.deb")
+                unpacked = Path(work) / "unpacked"
+                _run(["dpkg-deb", "-x", str(archive), str(unpacked)])
+                unpacked.rename(target)
+    return target / KEYRING.relative_to("/")
 
 
 def prefix(name: str, suite: str, packages: Sequence[str]) -> Prefix:
@@ -118,8 +142,6 @@ def prefix(name: str, suite: str, packages: Sequence[str]) -> Prefix:
     for tool in ("apt-get", "dpkg-deb", "dpkg"):
         if shutil.which(tool) is None:
             raise UnavailableError(f"{tool} is not here: {', '.join(packages)} cannot be unpacked")
-    if not KEYRING.exists():
-        raise UnavailableError(f"{KEYRING} is not here: Debian's packages cannot be verified")
     with locked(target):
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as work:
@@ -136,7 +158,7 @@ def _unpack(work: Path, suite: str, packages: Sequence[str], into: Path) -> None
     (work / "dpkg/status").touch()
     architecture = _run(["dpkg", "--print-architecture"]).strip()
     (work / "etc/sources.list").write_text(
-        f"deb [signed-by={KEYRING} arch={architecture}] {host_mirror()} {suite} main\n"
+        f"deb [signed-by={keyring()} arch={architecture}] {host_mirror()} {suite} main\n"
     )
     options = {
         "Dir::Etc::sourcelist": work / "etc/sources.list",
@@ -167,12 +189,13 @@ def _unpack(work: Path, suite: str, packages: Sequence[str], into: Path) -> None
         _run(["dpkg-deb", "-x", str(archive), str(into)])
 
 
-def _run(command: Sequence[str]) -> str:
+def _run(command: Sequence[str], folder: Path | None = None) -> str:
     """A command's output; `UnavailableError` with its message when it fails."""
     try:
         done = subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS
-        )
+            command,
+            check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, cwd=folder,
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise UnavailableError(f"{command[0]} is not here") from error
     except subprocess.TimeoutExpired as error:

@@ -34,11 +34,39 @@ BUDGETS = {
     "root": 1.6,
 }
 
+#: What each unit is, whatever its own text says, and where a host makes it something else. A unit
+#: that lost its user or its empty network would else be measured by what it has become.
+KINDS = {
+    "aistack-aidb.service": "sockets of others",
+    "aistack-backup.service": "root",
+    "aistack-coordinator.service": "sockets of others",
+    "aistack-embeddings.service": "sockets of others",
+    "aistack-llama-chat.service": "no network",
+    "aistack-migrate.service": "no network",
+    "aistack-model-chat.service": "egress",
+    "aistack-otlp.service": "loopback",
+    "aistack-qdrant-key.service": "root",
+    "aistack-restore-keys@.service": "root",
+    "aistack-restore@.service": "root",
+    "aistack-secrets.service": "root",
+    "aistack-tls.service": "root",
+    "redis-aistack.service": "no network",
+}
+FURTHER_KINDS = {
+    # Traces go to a port of loopback, which a network namespace of its own would not have.
+    "aistack-aidb.service": "loopback",
+    "aistack-embeddings.service": "loopback",
+    # llama.cpp is on another machine.
+    "aistack-coordinator.service": "egress",
+}
+GPU_KINDS = {"aistack-embeddings.service": "a GPU", "aistack-llama-chat.service": "a GPU"}
+
 #: Everything that has a unit of ours; and a host whose services reach further.
 EVERYTHING = "{ services.aistack = { qdrant.enable = true; }; }"
 FURTHER = (
     '{ services.aistack.settings = { llama.address = "https://gpu.example.org";'
-    ' tracing.endpoint = "http://127.0.0.1:4317"; }; }'
+    ' tracing.endpoint = "http://127.0.0.1:4317"; };'
+    ' services.aistack.llama.instances.chat.fetch = "start"; }'
 )
 GPU = (
     "{ nixpkgs.config = { cudaSupport = true; allowUnfree = true; };"
@@ -73,6 +101,7 @@ def score(version: int, name: str, text: str) -> float:
             ),
             capture_output=True,
             text=True,
+            timeout=60,
             check=False,
         )
     marker = "Overall exposure level for "

@@ -23,6 +23,10 @@ from fix_postgres import oldest_binaries, running_server
 from nix.toolchain import Nix
 
 HOST = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
+PORT_AND_DISK = (
+    "{ services.postgresql.settings.port = 5433;"
+    ' services.aistack.backup.directory = "/mnt/backup"; }'
+)
 
 
 @pytest.fixture
@@ -175,6 +179,20 @@ def test_the_oldest_postgresql_too(tmp_path: Path) -> None:
         machine.add("later")
         machine.run("restore", name)
         assert machine.collections() == ["first"]
+
+
+def test_another_port_and_another_disk_are_followed(nix_tool: Nix) -> None:
+    found = nix_tool.eval_json(
+        f"let c = {nix_tool.host(HOST, PORT_AND_DISK)}.config; s = c.systemd.services; in {{"
+        " units = map (unit: { inherit (unit) environment unitConfig; })"
+        ' [ s.aistack-backup s."aistack-restore@" s."aistack-restore-keys@" ];'
+        " exporter = c.services.prometheus.exporters.postgres.dataSourceName; }"
+    )
+    for unit in found["units"]:
+        assert unit["environment"]["PGHOST"] == "/run/postgresql"
+        assert unit["environment"]["PGPORT"] == "5433"
+        assert unit["unitConfig"]["RequiresMountsFor"] == "/mnt/backup"
+    assert " port=5433 " in found["exporter"]
 
 
 def test_units_pass_what_the_program_reads(nix_tool: Nix) -> None:

@@ -21,27 +21,55 @@ def test_without_apt_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
         debian.prefix("hello", "trixie", ["hello"])
 
 
+def programs(monkeypatch: pytest.MonkeyPatch, folder: Path, bodies: dict[str, str]) -> None:
+    """Shell scripts in place of programs, and an empty cache."""
+    (folder / "bin").mkdir()
+    for name, body in bodies.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("AISTACK_TEST_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
 def test_a_failed_download_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, body in {
-        "apt-get": 'echo "E: no network" >&2; exit 100',
-        "dpkg-deb": "exit 1",
-        "dpkg": "echo amd64",
-    }.items():
-        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (programs / name).chmod(0o755)
+    failing = 'echo "E: no network" >&2; exit 100'
+    programs(
+        monkeypatch, tmp_path, {"apt-get": failing, "dpkg-deb": "exit 1", "dpkg": "echo amd64"}
+    )
     keyring = tmp_path / "keyring"
     keyring.touch()
     monkeypatch.setattr(debian, "KEYRING", keyring)
-    monkeypatch.setenv("AISTACK_TEST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(UnavailableError, match="apt-get failed: E: no network"):
         debian.prefix("hello", "trixie", ["hello"])
     left = [path.name for path in (tmp_path / "cache" / "debian").iterdir()]
     assert [name for name in left if not name.endswith(".lock")] == []
+
+
+def test_a_host_without_debians_keys_gets_them_by_its_own_apt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on Ubuntu, whose archive has Debian's keys in a package, and whose mirrors are others."""
+    apt = (
+        'case "$*" in *indextargets*) echo "http://archive.ubuntu.com/ubuntu noble";;'
+        " *download*) echo keys > keyring.deb;; esac"
+    )
+    unpack = 'mkdir -p "$3/usr/share/keyrings" && cp "$2" "$3/usr/share/keyrings/not-here.gpg"'
+    programs(monkeypatch, tmp_path, {"apt-get": apt, "dpkg-deb": unpack})
+    monkeypatch.setattr(debian, "KEYRING", Path("/usr/share/keyrings/not-here.gpg"))
+    assert debian.host_mirror() == "http://deb.debian.org/debian"
+    assert debian.keyring().read_text() == "keys\n"
+    assert debian.keyring().is_relative_to(tmp_path / "cache")
+
+
+def test_a_host_that_cannot_verify_debian_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs(monkeypatch, tmp_path, {"apt-get": 'echo "E: no network" >&2; exit 100'})
+    monkeypatch.setattr(debian, "KEYRING", tmp_path / "not-here.gpg")
+    with pytest.raises(UnavailableError, match=r"E: no network.*install debian-archive-keyring"):
+        debian.keyring()
 
 
 def test_two_runs_do_not_make_the_same_thing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nix.toolchain import ROOT, SYSTEM, Nix, stage
+from nix.toolchain import ROOT, SYSTEM, Nix
 
 SYSTEMS = ["aarch64-linux", "x86_64-linux"]
 LOCK = ROOT / "flake.lock"
@@ -44,11 +44,11 @@ def test_lock_says_what_the_inputs_say(nix_tool: Nix) -> None:
 
 def test_nix_takes_the_lock_as_it_is(nix_tool: Nix) -> None:
     # Without an override and offline: were the lock and flake.nix apart, Nix would want to fetch.
-    staged = stage(ROOT, nix_tool.home / "staged")
-    said = nix_tool.run(
-        "flake", "metadata", "--json", "--store", nix_tool.store, "--offline",
-        "--no-update-lock-file", f"path:{staged}",
-    )  # fmt: skip
+    with nix_tool.staged() as staged:
+        said = nix_tool.run(
+            "flake", "metadata", "--json", "--store", nix_tool.store, "--offline",
+            "--no-update-lock-file", f"path:{staged}",
+        )  # fmt: skip
     assert json.loads(said)["locks"] == json.loads(LOCK.read_text())
 
 

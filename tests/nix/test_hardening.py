@@ -7,12 +7,14 @@ import re
 import pytest
 
 from aistack.stack import load_stack
-from nix.debian import UnavailableError
 from nix.hardening import (
     BUDGETS,
     EVERYTHING,
     FURTHER,
+    FURTHER_KINDS,
     GPU,
+    GPU_KINDS,
+    KINDS,
     VERSIONS,
     analyzer,
     kind,
@@ -23,6 +25,7 @@ from nix.hardening import (
     units,
 )
 from nix.hosts import ask
+from nix.required import needed
 from nix.toolchain import ROOT, Nix, NixError
 
 SERVICES = load_stack().services
@@ -33,24 +36,61 @@ BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 @pytest.fixture(scope="module", autouse=True)
 def _both_versions() -> None:
     for version in VERSIONS:
-        try:
+        with needed():
             analyzer(version)
-        except UnavailableError as error:
-            pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=[EVERYTHING, FURTHER, GPU], ids=["all", "further", "gpu"])
-def texts(request: pytest.FixtureRequest, nix_tool: Nix) -> dict[str, str]:
-    return ours(units(nix_tool, request.param))
+#: Hosts, and what their units are beside `KINDS`.
+HOSTS: dict[str, tuple[str, dict[str, str]]] = {
+    "all": (EVERYTHING, {}),
+    "further": (FURTHER, FURTHER_KINDS),
+    "gpu": (GPU, GPU_KINDS),
+}
 
 
-def test_every_unit_keeps_within_its_budget(texts: dict[str, str]) -> None:
+@pytest.fixture(scope="module", params=HOSTS)
+def host(request: pytest.FixtureRequest, nix_tool: Nix) -> tuple[dict[str, str], dict[str, str]]:
+    """The text of each unit of a host, and what each is."""
+    module, kinds = HOSTS[request.param]
+    return ours(units(nix_tool, module)), KINDS | kinds
+
+
+@pytest.fixture(scope="module")
+def texts(host: tuple[dict[str, str], dict[str, str]]) -> dict[str, str]:
+    return host[0]
+
+
+def test_every_unit_is_of_its_kind_and_keeps_within_its_budget(
+    host: tuple[dict[str, str], dict[str, str]],
+) -> None:
+    texts, kinds = host
+    found = [row(name, text) for name, text in texts.items()]
+    assert {one.unit: one.kind for one in found} == {name: kinds[name] for name in texts}
     over = [
-        f"{found.unit} ({found.kind}): {found.scores[252]} on systemd 252"
-        for name, text in texts.items()
-        if (found := row(name, text)).scores[252] > BUDGETS[found.kind]
+        f"{one.unit} ({one.kind}): {one.scores[252]} on systemd 252"
+        for one in found
+        if one.scores[252] > BUDGETS[kinds[one.unit]]
     ]
     assert over == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "lost", "becomes"),
+    [
+        ("aistack-llama-chat.service", "PrivateNetwork=true", "loopback"),
+        ("aistack-aidb.service", "DynamicUser=true", "root"),
+        ("redis-aistack.service", "PrivateNetwork=true", "loopback"),
+    ],
+)
+def test_a_unit_that_lost_confinement_is_of_another_kind(
+    nix_tool: Nix, unit: str, lost: str, becomes: str
+) -> None:
+    text = units(nix_tool, EVERYTHING)[unit]
+    assert f"\n{lost}\n" in text
+    gone = rf"^({lost}|User=.*)$" if becomes == "root" else rf"^{lost}$"
+    weaker = re.sub(gone, "", text, flags=re.MULTILINE)
+    assert kind(text) == KINDS[unit]
+    assert kind(weaker) == becomes != KINDS[unit]
 
 
 def test_every_unit_has_what_no_exception_takes_away(texts: dict[str, str]) -> None:
@@ -70,19 +110,19 @@ def test_every_unit_has_what_no_exception_takes_away(texts: dict[str, str]) -> N
             assert setting(text, key) == values, (name, key)
 
 
-def test_kinds_are_what_the_hosts_are_for(nix_tool: Nix) -> None:
-    """Else a budget would be kept by not being asked."""
-    plain = units(nix_tool, EVERYTHING)
+def test_kinds_cover_every_unit_of_the_hosts(nix_tool: Nix) -> None:
+    """And no more: what is gone is taken out. Services are what `stack.toml` says they need."""
+    everything = {name for module, _ in HOSTS.values() for name in ours(units(nix_tool, module))}
+    assert everything == set(KINDS)
     for name, entry in SERVICES.items():
-        found = kind(plain[f"aistack-{name}.service"])
-        assert found == ("sockets of others" if entry.needs else "no network")
-    further = units(nix_tool, FURTHER)
-    assert kind(further["aistack-coordinator.service"]) == "egress"
-    assert kind(further["aistack-aidb.service"]) == "loopback"
+        expected = "sockets of others" if entry.needs else "no network"
+        assert KINDS[f"aistack-{name}.service"] == expected
+
+
+def test_a_gpu_brings_no_network(nix_tool: Nix) -> None:
     gpu = units(nix_tool, GPU)
-    assert kind(gpu["aistack-embeddings.service"]) == "a GPU"
-    assert kind(gpu["aistack-llama-chat.service"]) == "a GPU"
-    assert setting(gpu["aistack-embeddings.service"], "PrivateNetwork") == ["true"]
+    for name in GPU_KINDS:
+        assert setting(gpu[name], "PrivateNetwork") == ["true"]
 
 
 def test_an_unknown_exception_is_an_error(nix_tool: Nix) -> None:

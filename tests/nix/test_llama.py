@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from nix.debian import UnavailableError, prefix
+from nix.debian import prefix
 from nix.exec_line import arguments, parsed_by_systemd
+from nix.required import needed
 from nix.toolchain import Nix
 
 ON = 'services.aistack.enable = true; system.stateVersion = "26.05";'
@@ -287,10 +288,8 @@ def test_arguments_reach_the_program_as_they_are(nix_tool: Nix, tmp_path: Path) 
     text = chat(OUTSIDE + f"extraArgs = [ {' '.join(map(quoted, NASTY))} ];")
     line = host(nix_tool, text, f"systemd.services.{CHAT}.serviceConfig.ExecStart")
     assert arguments(line)[-len(NASTY) :] == NASTY
-    try:
+    with needed():
         parsed = parsed_by_systemd(line, tmp_path)
-    except UnavailableError as error:
-        pytest.skip(str(error))
     assert parsed[-len(NASTY) :] == NASTY
     assert parsed == arguments(line)[1:]
 
@@ -306,10 +305,8 @@ def test_arguments_reach_the_program_as_they_are(nix_tool: Nix, tmp_path: Path) 
 def test_exposure_as_systemd_rates_it(
     nix_tool: Nix, tmp_path: Path, text: str, name: str, most: float
 ) -> None:
-    try:
+    with needed():
         systemd = prefix("systemd", "trixie", ["systemd"])
-    except UnavailableError as error:
-        pytest.skip(str(error))
     file = tmp_path / f"{name}.service"
     file.write_text(unit(nix_tool, text, name))
     done = subprocess.run(

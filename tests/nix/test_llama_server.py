@@ -11,11 +11,13 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +25,9 @@ from typing import Any
 
 import pytest
 
-from nix.debian import UnavailableError, prefix
+from nix.debian import prefix
 from nix.exec_line import arguments
+from nix.required import needed
 from nix.toolchain import Nix
 
 GUARD = Path(__file__).resolve().parents[2] / "nix" / "llama-guard.py"
@@ -44,10 +47,8 @@ def model() -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs llama-server."""
-    try:
+    with needed():
         debian = prefix("llama-cpp", "sid", ["llama.cpp"])
-    except UnavailableError as error:
-        pytest.skip(str(error))
     library = debian.root / "usr/lib" / debian.triplet
     # The backends are searched beside /proc/self/exe, which is the dynamic loader.
     home = tmp_path_factory.mktemp("loader")
@@ -275,9 +276,11 @@ def test_a_killed_server_leaves_a_socket_that_does_not_stop_the_next(
     command = rendered(nix_tool, options, run_directory, server)
     address = run_directory / "llama.sock"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert wait(address, SECONDS, process.pid)[0] == 0
-    process.kill()
-    process.wait()
+    try:
+        assert wait(address, SECONDS, process.pid)[0] == 0
+    finally:
+        process.kill()
+        process.wait()
     assert address.exists()
     with running(command, tmp_path / "log") as again:
         assert wait(address, SECONDS, again.pid)[0] == 0
@@ -315,6 +318,27 @@ def test_a_model_that_cannot_be_served_is_one_line_and_a_status_that_stays(tmp_p
     good = tmp_path / "good.gguf"
     good.write_bytes(b"GGUF\x03\x00\x00\x00")
     assert guarded(good, tmp_path) == (0, "")
+
+
+def test_a_start_does_not_wait_and_a_server_that_hangs_is_ended(tmp_path: Path) -> None:
+    hung = subprocess.Popen([shutil.which("sleep") or "/bin/sleep", "300"])
+    command = [sys.executable, str(GUARD), "watch", "--socket", str(tmp_path / "s.sock")]
+    log = tmp_path / "log"
+    try:
+        began = time.monotonic()
+        with log.open("wb") as lines:
+            subprocess.run(
+                [*command, "--seconds", "3"], env=os.environ | {"MAINPID": str(hung.pid)},
+                stderr=lines, check=True, timeout=SECONDS,
+            )  # fmt: skip
+        assert time.monotonic() - began < 3
+        assert hung.poll() is None
+        assert hung.wait(SECONDS) == -signal.SIGKILL
+    finally:
+        hung.kill()
+        hung.wait()
+    assert log.read_text().count("\n") == 1
+    assert "startTimeout" in log.read_text()
 
 
 def test_waiting_ends_with_one_line(tmp_path: Path) -> None:

@@ -170,6 +170,29 @@ def test_wrong_configuration_says_what_to_write(nix_tool: Nix, module: str, fix:
         config(nix_tool, module, "system.build.toplevel.drvPath")
 
 
+@pytest.mark.parametrize(
+    ("other", "refused"),
+    [
+        ("default = true;", True),
+        ('default = true; listen = [ { addr = "0.0.0.0"; port = 80; } ];', True),
+        ('default = true; listen = [ { addr = "0.0.0.0"; port = 8081; } ];', False),
+        ("", False),
+    ],
+)
+def test_a_default_site_of_the_host_is_seen(nix_tool: Nix, other: str, refused: bool) -> None:
+    """Two on one address: nginx would not start, and take every site of the machine with it."""
+    host = f'{{ services.nginx.virtualHosts."example.org" = {{ {other} }}; }}'
+    named = '{ services.aistack.nginx.hostName = "ai.example.org"; }'
+    for module, wrong in ((host, refused), (f"{{ imports = [ {host} {named} ]; }}", False)):
+        text = render(nix_tool, module).configuration
+        places = re.findall(r"listen (\S+) (?:ssl )?default_server", text)
+        assert (len(places) != len(set(places))) is wrong, places
+        failed = config(nix_tool, module, "assertions")
+        assert any(
+            "is the default site" in entry["message"] for entry in failed if not entry["assertion"]
+        ) is wrong  # fmt: skip
+
+
 def test_real_lib_gives_the_same_configuration(nix_tool: Nix, real_lib_nix: Nix) -> None:
     # Store paths differ by the fake packages' hashes alone.
     ours, theirs = (

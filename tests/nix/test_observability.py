@@ -231,6 +231,25 @@ def test_everything_listens_on_loopback(nix_tool: Nix) -> None:
     }
 
 
+@pytest.mark.parametrize(("drivers", "exported"), [('[ "nvidia" ]', True), ("[ ]", False)])
+def test_a_driver_is_not_brought_in_for_its_metrics(
+    nix_tool: Nix, drivers: str, exported: bool
+) -> None:
+    """CUDA without the driver of this system: Windows' subsystem for Linux, a container."""
+    host = nix_tool.host(
+        '{ services.aistack = { enable = true; llama.acceleration = "cuda"; };'
+        f" services.xserver.videoDrivers = {drivers}; hardware.nvidia.open = true;"
+        ' nixpkgs.config.allowUnfree = true; system.stateVersion = "26.05"; }'
+    )
+    found = nix_tool.eval_json(
+        f"let c = {host}.config.services; in {{"
+        " on = c.prometheus.exporters.nvidia-gpu.enable;"
+        " targets = c.aistack.prometheus.exporterTargets.nvidia-gpu; }"
+    )
+    assert found["on"] is exported
+    assert bool(found["targets"]) is exported
+
+
 def test_nothing_of_the_host_is_overridden(nix_tool: Nix) -> None:
     host = nix_tool.host(
         '{ services.aistack.enable = true; system.stateVersion = "26.05";'

@@ -30,7 +30,9 @@ from aistack.service import tracing
 from fix_embeddings import ValkeyProcess
 from fix_observability import HOST, OBSERVABILITY
 from fix_postgres import PostgresServer
-from nix.debian import Prefix, UnavailableError, prefix
+from fix_site import free_ports
+from nix.debian import Prefix, prefix
+from nix.required import needed, unavailable
 from nix.toolchain import Nix
 
 T = TypeVar("T")
@@ -39,12 +41,6 @@ STUB_STATUS = (
     "Active connections: 3 \nserver accepts handled requests\n 16 16 31 \n"
     "Reading: 0 Writing: 1 Waiting: 2 \n"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(look: Callable[[], T | None], process: subprocess.Popen[bytes] | None = None) -> T:
@@ -80,18 +76,22 @@ def program(
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=30)
+        finally:
+            process.kill()
 
 
 @contextmanager
 def exporter(monitoring: Prefix, name: str, *flags: str, **variables: str) -> Iterator[str]:
     """A running exporter; its address. The last flag names the listening flag."""
-    port = free_port()
-    listen = "-web.listen-address" if name == "redis" else "--web.listen-address"
+    flag = "-web.listen-address" if name == "redis" else "--web.listen-address"
     command = f"prometheus-{name}-exporter"
-    with program(monitoring, command, f"{listen}=127.0.0.1:{port}", *flags, **variables) as process:
-        until(lambda: fetched(f"http://127.0.0.1:{port}/"), process)
-        yield f"http://127.0.0.1:{port}"
+    with free_ports(1) as (port,):
+        listen = f"{flag}=127.0.0.1:{port}"
+        with program(monitoring, command, listen, *flags, **variables) as process:
+            until(lambda: fetched(f"http://127.0.0.1:{port}/"), process)
+            yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def certificate(tmp_path: Path) -> Path:
             check=True, capture_output=True,
         )  # fmt: skip
     except FileNotFoundError:
-        pytest.skip("openssl is not here: no certificate to look at")
+        unavailable("openssl is not here: no certificate to look at")
     file.write_text((tmp_path / "key.pem").read_text() + (tmp_path / "cert.pem").read_text())
     return file
 
@@ -252,8 +252,7 @@ def test_prometheus_scrapes_what_the_module_says(
                     rule["replacement"] = f"127.0.0.1:{port}"
         config = tmp_path / "prometheus.json"
         config.write_text(json.dumps({"scrape_configs": strip(jobs), "rule_files": [str(rules)]}))
-        own = free_port()
-        with program(
+        with free_ports(1) as (own,), program(
             monitoring, "prometheus", f"--config.file={config}",
             f"--storage.tsdb.path={tmp_path}/tsdb", f"--web.listen-address=127.0.0.1:{own}",
         ) as process:  # fmt: skip
@@ -275,7 +274,7 @@ def test_prometheus_scrapes_what_the_module_says(
     llama = next(entry for entry in found if entry["job"] == "aistack-llama")
     assert llama["llama"] == "chat"
     front = {e["instance"] for e in found if e["job"] == "aistack-front"}
-    assert "https://127.0.0.1/v1/embeddings" in front
+    assert "https://127.0.0.1:443/v1/embeddings" in front
     assert {"/aidb/metrics", "/coordinator/metrics", "/llama-chat/metrics"} <= asked
     assert len(groups["data"]["groups"]) >= 6
 
@@ -302,10 +301,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 def test_traces_go_through_systemds_proxy(nix_tool: Nix, tmp_path: Path) -> None:
     """The rendered ExecStart, with the socket handed over as systemd does it."""
-    try:
+    with needed():
         systemd = prefix("systemd", "trixie", ["systemd"])
-    except UnavailableError as error:
-        pytest.skip(str(error))
     rendered = nix_tool.eval_raw(
         f"{nix_tool.host(HOST)}.config.systemd.services.aistack-otlp.serviceConfig.ExecStart"
     ).split()

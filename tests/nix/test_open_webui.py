@@ -77,6 +77,20 @@ def test_a_wrong_configuration_is_told_what_to_write(nix_tool: Nix, text: str, s
     assert says in " ".join(messages[0].split())
 
 
+@pytest.mark.parametrize(
+    ("nginx", "url"),
+    [
+        ("", "https://chat.example.org"),
+        ("httpsPort = 8443;", "https://chat.example.org:8443"),
+        ('tls.mode = "off";', "http://chat.example.org"),
+        ('tls.mode = "off"; httpPort = 8080;', "http://chat.example.org:8080"),
+    ],
+)
+def test_it_knows_the_address_of_its_site(nix_tool: Nix, nginx: str, url: str) -> None:
+    more = f"services.aistack.nginx = {{ {nginx} }};"
+    assert environment(nix_tool, more)["WEBUI_URL"] == url
+
+
 def test_telemetry_is_off_and_nothing_is_looked_up_outside(nix_tool: Nix) -> None:
     values = environment(nix_tool)
     # Defaults upstream, which our own definitions replace.
@@ -152,6 +166,22 @@ def test_mindsdb_is_on_loopback_and_by_digest(nix_tool: Nix) -> None:
     assert container["image"] == IMAGE
     assert container["ports"] == ["127.0.0.1:47334:47334"]
     assert not [value for value in container["environment"].values() if "PASSWORD" in value]
+
+
+def test_mindsdbs_root_is_nobody_to_postgresql(nix_tool: Nix) -> None:
+    """Peer authentication asks the kernel for the user; the owner's rule lets root in."""
+    container = host(nix_tool, MINDSDB, "virtualisation.oci-containers.containers.aistack-mindsdb")
+    for kind in ("uid", "gid"):
+        [ids] = [o for o in container["extraOptions"] if o.startswith(f"--{kind}map=")]
+        inside, outside, count = map(int, ids.partition("=")[2].split(":"))
+        assert (inside, count) == (0, 65536)
+        # systemd's numbers: users, its dynamic ones, containers; those of foreign images.
+        assert 1878982656 + 65536 <= outside < outside + count < 2147352576
+    assert not [o for o in container["extraOptions"] if o.startswith(("--userns", "--privileged"))]
+    assert container["volumes"] == [
+        "aistack-mindsdb:/mindsdb/var",
+        "/run/postgresql:/run/postgresql:ro",
+    ]
 
 
 def test_mindsdbs_role_on_a_real_server(

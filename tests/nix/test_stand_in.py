@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -182,8 +184,42 @@ def test_every_host_evaluates_on_the_newer_release_too(nix_tool: Nix) -> None:
         assert top.endswith("26.11.stand-in"), name
 
 
+def heads() -> dict[str, str]:
+    """What the stand-in's files that declare options say of their facts, by name, on one line."""
+    found = {}
+    for path in sorted((STAND_IN / "nixos").rglob("*.nix")):
+        text = path.read_text()
+        if "mkOption" not in text:
+            continue
+        head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+        said = " ".join(line.removeprefix("#").strip() for line in head)
+        found[str(path.relative_to(STAND_IN / "nixos"))] = said.partition("Facts: ")[2]
+    return found
+
+
+#: A revision in a repository; and files that were compared with none.
+REVISION = re.compile(r"\b[\w-]+/nixpkgs at [0-9a-f]{40}\b")
+UNREAD = "not read again"
+#: Between these lines the decision lists the latter.
+BEGIN, END = "<!-- not read again -->\n", "<!-- end -->"
+
+
 def test_every_declared_option_says_where_its_facts_are_from() -> None:
-    files = [path for path in (STAND_IN / "nixos").rglob("*.nix") if "mkOption" in path.read_text()]
+    files = heads()
     assert len(files) > 20
-    silent = [str(p.relative_to(STAND_IN)) for p in files if "# Facts:" not in p.read_text()]
-    assert silent == []
+    for name, said in files.items():
+        if other := re.fullmatch(r"as ([\w-]+\.nix) says\.?(?:: .*)?", said):
+            said = (STAND_IN / "nixos" / name).with_name(other[1]).read_text().replace("\n# ", " ")
+        assert REVISION.search(said) or UNREAD in said, f"{name}: {said!r}"
+        assert "nixos/" in said, f"{name} names no file of nixpkgs: {said!r}"
+
+
+def test_the_decision_lists_what_was_compared_with_no_revision() -> None:
+    page = (ROOT / "docs/decisions/0012-a-stand-in-for-nixpkgs.md").read_text(encoding="utf-8")
+    whole = [name for name, said in heads().items() if UNREAD in said and not REVISION.search(said)]
+    parts = [name for name, said in heads().items() if UNREAD in said and REVISION.search(said)]
+    wanted = "".join(
+        f"- {kind}: {', '.join(f'`{name}`' for name in names)}\n"
+        for kind, names in {"whole files": whole, "parts of": parts}.items()
+    )
+    assert page.split(BEGIN)[1].split(END)[0] == wanted

@@ -11,11 +11,15 @@ evaluates on that.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +30,10 @@ from nix.debian import Prefix, UnavailableError, cache_folder, locked, prefix
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = Path(__file__).resolve().parent / "nixpkgs"
 SYSTEM = "x86_64-linux"
+#: The variable that names the folder in which nixpkgs' real `lib/` is.
+LIBRARY = "AISTACK_NIXPKGS_LIB"
+#: The stand-in with that lib is removed when it was not used for a week.
+REAL_LIB, UNUSED_SECONDS = "nixpkgs-real-lib", 7 * 86400
 #: Longest time of one evaluation, in seconds; it takes less than one.
 EVALUATION_SECONDS = 300
 
@@ -121,13 +129,25 @@ class Nix:
 
         The copy has what git tracks and what it would track; `#attr` stands for an output of it.
         """
-        staged = stage(self.root, self.home / "staged")
-        return self.run(
-            *command.split(),
-            "--store", self.store, "--offline", "--no-write-lock-file",
-            "--override-input", "nixpkgs", f"path:{self.nixpkgs}",
-            *(f"path:{staged}{a}" if a.startswith("#") else a for a in arguments),
-        )  # fmt: skip
+        with self.staged() as staged:
+            return self.run(
+                *command.split(),
+                "--store", self.store, "--offline", "--no-write-lock-file",
+                "--override-input", "nixpkgs", f"path:{self.nixpkgs}",
+                *(f"path:{staged}{a}" if a.startswith("#") else a for a in arguments),
+            )  # fmt: skip
+
+    @contextmanager
+    def staged(self) -> Iterator[Path]:
+        """The copy that `flake` uses; nobody changes it inside the block.
+
+        Each checkout has its own, and the runs on one checkout take turns.
+        """
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        target = self.home / f"staged-{digest}"
+        with locked(target):
+            stage(self.root, target)
+            yield target
 
     def build(self, expression: str) -> Path:
         """Build the derivation that an expression gives; where its output lies on this machine.
@@ -156,47 +176,63 @@ class Nix:
 
     def with_real_lib(self) -> Nix:
         """The same Nix on the stand-in with nixpkgs' real `lib`; `UnavailableError` without it."""
-        chosen = os.environ.get("AISTACK_NIXPKGS_LIB")
+        chosen = os.environ.get(LIBRARY)
         if not chosen:
-            raise UnavailableError("AISTACK_NIXPKGS_LIB does not name nixpkgs' real lib")
+            raise UnavailableError(f"{LIBRARY} does not name nixpkgs' real lib")
         library = Path(chosen) / "lib"
         if not (library / "modules.nix").exists():
-            raise UnavailableError(f"AISTACK_NIXPKGS_LIB={chosen} has no lib/modules.nix")
-        copy = self.home / "nixpkgs-real-lib"
-        with locked(copy):
-            _mirror(STAND_IN, copy, without=("lib",))
-            _mirror(library, copy / "lib")
-        return replace(self, nixpkgs=copy)
+            raise UnavailableError(f"{LIBRARY}={chosen} has no lib/modules.nix")
+        return replace(self, nixpkgs=with_lib(library, self.home))
 
 
-def stage(source: Path, target: Path) -> Path:
-    """Copy what git tracks or would track, so that a flake sees new files too, and only those."""
+def with_lib(library: Path, home: Path) -> Path:
+    """The stand-in with another `lib`, in a folder that is named after what is in it.
+
+    So it never changes: other runs, of other checkouts too, may read it at the same time.
+    """
+    files = {
+        str(path.relative_to(STAND_IN)): path
+        for path in STAND_IN.rglob("*")
+        if path.is_file() and path.relative_to(STAND_IN).parts[0] != "lib"
+    }
+    files |= {f"lib/{p.relative_to(library)}": p for p in library.rglob("*") if p.is_file()}
+    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    target = home / f"{REAL_LIB}-{digest.hexdigest()[:16]}"
+    with locked(home / REAL_LIB):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=home, prefix=f".{REAL_LIB}-") as work:
+                for name, content in contents.items():
+                    copy = Path(work) / "made" / name
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(content)
+                (Path(work) / "made").rename(target)
+        os.utime(target)
+        for other in home.glob(f"{REAL_LIB}-*"):
+            if time.time() - other.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(other)
+    return target
+
+
+def stage(source: Path, target: Path) -> None:
+    """Copy what git tracks or would track, so that a flake sees new files too, and only those.
+
+    The caller holds a lock on `target`. What a killed run left half copied is copied again.
+    """
     listed = subprocess.run(
         ["git", "-C", source, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     names = {name for name in listed.split("\0") if name and (source / name).is_file()}
-    with locked(target):
-        _sync(source, target, names)
-    return target
-
-
-def _mirror(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
-    """Make `target` a copy of `source`'s files, except the top-level names in `without`."""
-    names = {
-        str(path.relative_to(source))
-        for path in source.rglob("*")
-        if path.is_file() and path.relative_to(source).parts[0] not in without
-    }
-    _sync(source, target, names, keep=without)
-
-
-def _sync(source: Path, target: Path, names: set[str], keep: tuple[str, ...] = ()) -> None:
-    """Copy files that differ and remove those that are no longer there."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in [path for path in target.rglob("*") if path.is_file()]:
-        relative = path.relative_to(target)
-        if str(relative) not in names and relative.parts[0] not in keep:
+    for path in sorted(target.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif str(path.relative_to(target)) not in names:
             path.unlink()
     for name in names:
         wanted, copy = source / name, target / name
@@ -210,9 +246,16 @@ def nix() -> Nix:
     """The tests' Nix; unpacked on first use. Raises `UnavailableError` where that cannot be."""
     unpacked = prefix("nix", "trixie", ["nix-bin"])
     home = cache_folder() / "nix"
-    (home / "etc").mkdir(parents=True, exist_ok=True)
-    (home / "home").mkdir(exist_ok=True)
+    (home / "home").mkdir(parents=True, exist_ok=True)
     configuration = home / "etc" / "nix.conf"
-    if not configuration.exists() or configuration.read_text() != CONFIGURATION:
-        configuration.write_text(CONFIGURATION)
-    return Nix(prefix=unpacked, home=home)
+    with locked(home / "etc"):
+        configuration.parent.mkdir(exist_ok=True)
+        if not configuration.exists() or configuration.read_text() != CONFIGURATION:
+            new = configuration.with_suffix(".new")
+            new.write_text(CONFIGURATION)
+            new.rename(configuration)
+        tool = Nix(prefix=unpacked, home=home)
+        # Nix makes a new store's folders in steps that fail when two do it at once.
+        if not (tool.store / "nix/var/nix/db/schema").exists():
+            tool.run("store", "info", "--store", tool.store, "--offline")
+    return tool

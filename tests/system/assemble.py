@@ -22,10 +22,12 @@ RENDERED = closure.REPOSITORY / "nix/tests/rendered/guest"
 PACKAGES = Path(__file__).parent / "packages.toml"
 GUEST = Path(__file__).parent / "guest"
 #: Programs of ours that stand for what a package would bring.
-PROGRAMS = (
-    *("aistack", "llama-server", "postgres", "libpq-client", "wait-for-postgresql"),
-    "otlp-sink",
-)
+PROGRAMS = {
+    "aistack": "aistack.py",
+    "llama-server": "llama_server.py",
+    "otlp-sink": "otlp_sink.py",
+    **{name: name for name in ("postgres", "libpq-client", "wait-for-postgresql")},
+}
 #: A unit of the test's own, beside the agent.
 SINK = "aistack-test-otlp.service"
 DROP_IN = "zz-guest.conf"
@@ -39,8 +41,8 @@ def assemble(tree: Path, packages: Path, root: Path, *, rendered: Path = RENDERE
     differences = Differences.read()
     subprocess.run(["cp", "-al", str(tree), str(root)], check=True, timeout=120)
     closure.lay(tree, packages, root)
-    for name in PROGRAMS:
-        place(root, f"/usr/lib/aistack/bin/{name}", (GUEST / name).read_bytes(), 0o755)
+    for name, source in PROGRAMS.items():
+        place(root, f"/usr/lib/aistack/bin/{name}", (GUEST / source).read_bytes(), 0o755)
     shutil.copytree(rendered / "store", root / "nix/store", symlinks=True, dirs_exist_ok=True)
     stand_ins(root, manifest.packages, table())
     profile(root, manifest.system_packages)

@@ -6,16 +6,20 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from nix.debian import UnavailableError, cache_folder, locked
 
-#: Entries of one kind that are kept, the newest first.
+#: Entries of one kind that are kept whatever their age, the newest first.
 KEPT = 2
+#: Seconds after which another one that nobody used goes.
+UNUSED_SECONDS = 86_400.0
 
 
 #: What building and booting a guest uses on this machine.
@@ -82,7 +86,19 @@ def obtain(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
 def _older(where: Path, kind: str) -> list[Path]:
     found = [path for path in where.glob(f"{kind}-*") if path.is_dir()]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]
+    others = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]
+    return [path for path in others if path.stat().st_mtime < time.time() - UNUSED_SECONDS]
+
+
+def scratch(kind: str) -> Path:
+    """A new directory of this process; those of processes that ended are swept away."""
+    where = root()
+    for left in where.glob("*.run"):
+        if not Path(f"/proc/{left.name.split('-')[-2]}").exists():
+            remove(left)
+    directory = where / f"{kind}-{os.getpid()}-{secrets.token_hex(4)}.run"
+    directory.mkdir()
+    return directory
 
 
 def remove(directory: Path) -> None:

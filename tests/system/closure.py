@@ -73,8 +73,10 @@ def _pip(*arguments: str) -> None:
         env=environment,
     )
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise UnavailableError(f"pip: {' '.join(lines) or done.returncode}")
+        words = " ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
+        if "Retrying (Retry(" in done.stderr:
+            raise UnavailableError(f"no package index can be reached: {words}")
+        raise RuntimeError(f"pip {' '.join(arguments)}: {words or done.stderr[-2000:]}")
 
 
 def compile_in(tree: Path, directory: Path, path: str) -> None:

@@ -17,6 +17,10 @@ from system.stack import Stack
 
 #: Set to make a test that cannot run here fail instead of being skipped.
 REQUIRE = "AISTACK_SYSTEM_TEST"
+#: `uml` or `nspawn`, where the choice is not to be ours: nspawn for root, else user-mode Linux.
+ENGINE = "AISTACK_SYSTEM_ENGINE"
+#: Engines that have booted the bare tree here: what does not boot now is a failure.
+WORKING: set[str] = set()
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -35,25 +39,37 @@ def guest_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         packages = closure.closure(base)
     except UnavailableError as error:
         unavailable(str(error))
-    for left in cache.root().glob("guest.*"):  # of a run that was killed
-        if not Path(f"/proc/{left.suffix[1:]}").exists():
-            cache.remove(left)
-    root = cache.root() / f"guest.{os.getpid()}"
+    scratch = cache.scratch("guest")
     try:
-        assemble.assemble(base, packages, root)
-        yield root
+        assemble.assemble(base, packages, scratch / "root")
+        yield scratch / "root"
     finally:
-        cache.remove(root)
+        cache.remove(scratch)
+
+
+def chosen() -> str:
+    """The engine of the shared guest."""
+    return os.environ.get(ENGINE) or ("nspawn" if os.geteuid() == 0 else "uml")
 
 
 def booted(engine: Engine, root: Path, name: str) -> Machine:
-    """A started machine; skips where the engine does not boot."""
+    """A started machine. Skips where the engine does not boot even the bare tree."""
+    if engine.name not in WORKING:
+        try:
+            _boot(engine, tree.tree(), "bare").shutdown()
+        except (GuestError, UnavailableError) as error:
+            unavailable(f"{engine.name} does not boot here: {error}")
+        WORKING.add(engine.name)
+    return _boot(engine, root, name)
+
+
+def _boot(engine: Engine, root: Path, name: str) -> Machine:
     machine = Machine(engine, root, name=name)
     try:
         machine.start()
-    except (GuestError, UnavailableError) as error:
+    except BaseException:
         machine.shutdown()
-        unavailable(f"{engine.name} does not boot here: {error}")
+        raise
     return machine
 
 
@@ -62,7 +78,7 @@ def machine(guest_root: Path) -> Iterator[Machine]:
     """The guest on the fastest engine that works here."""
     engine: Engine
     try:
-        engine = Nspawn() if os.geteuid() == 0 else UserModeLinux()
+        engine = Nspawn() if chosen() == "nspawn" else UserModeLinux()
     except UnavailableError as error:
         unavailable(str(error))
     with booted(engine, guest_root, "machine") as made:
@@ -78,7 +94,7 @@ def stack(machine: Machine) -> Stack:
 @pytest.fixture(scope="session")
 def limited(guest_root: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
     """The stack in a guest whose kernel enforces limits."""
-    if os.geteuid() != 0 or Nspawn.limits():
+    if chosen() == "uml" or Nspawn.limits():
         yield Stack(request.getfixturevalue("machine"))
         return
     try:

@@ -79,6 +79,11 @@ class Differences:
                 raise ValueError(f"{setting.unit}: a difference may not set {setting.key}")
             if "\n" in setting.value + setting.reason + setting.unit:
                 raise ValueError(f"{setting.unit}: {setting.key} is more than one line")
+            if setting.value.startswith(("+", "!", "-", "@", ":", "|")):
+                raise ValueError(f"{setting.unit}: {setting.key} begins with a privilege")
+        for placed in found.placed:
+            if not placed.path.startswith("/var/lib/") or ".." in placed.path.split("/"):
+                raise ValueError(f"{placed.path}: only data below /var/lib may differ")
         for kind in ("set", "without", "file"):
             for entry in data.get(kind, []):
                 if len(entry["reason"].split()) < 3:

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,7 +47,7 @@ class Machine:
         self.name = name
         self._tree = tree
         self._memory = memory
-        self.directory = Path(tempfile.mkdtemp(prefix=f"aistack-{name}-"))
+        self.directory = cache.scratch("machine")
         self._guest: Guest | None = None
         self._buffer = b""
         self._asked = 0

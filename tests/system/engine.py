@@ -12,7 +12,6 @@ import secrets
 import socket
 import subprocess
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,10 +120,12 @@ class Nspawn:
     def start(self, tree: Path, directory: Path, *, memory: int) -> Guest:
         """Boot `tree` under an overlay in memory; `memory` is not limited here."""
         console = directory / "console.log"
-        path = directory / "agent.sock"
         cgroup = _new_cgroup()
         command = [
-            *("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup)),
+            # What runs in the container does not end with nspawn, but with the first process of
+            # its process namespace.
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+            *("sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(cgroup)),
             *self._prefix.command("systemd-nspawn"),
             *("-D", str(tree), "-M", f"aistack-{secrets.token_hex(6)}", "--volatile=overlay"),
             *("--register=no", "--keep-unit", "--private-network", "--capability=all"),
@@ -137,7 +138,7 @@ class Nspawn:
             "SYSTEMD_LOG_LEVEL": "warning",
         }
         with socket.socket(socket.AF_UNIX) as listener, console.open("wb") as log:
-            listener.bind(str(path))
+            _bind(listener, directory)
             listener.listen(1)
             listener.settimeout(1)
             process = subprocess.Popen(
@@ -162,34 +163,61 @@ class Nspawn:
         raise UnavailableError(f"systemd-nspawn does not boot here: {tail(console)}")
 
 
-def _new_cgroup() -> Path:
-    """A control group for one guest: guests in the same one would share those of their units."""
+def _bind(listener: socket.socket, directory: Path) -> None:
+    """Bind in a directory whose path may be too long for a socket's address."""
+    number = os.open(directory, os.O_PATH)
+    try:
+        listener.bind(f"/proc/self/fd/{number}/agent.sock")
+    finally:
+        os.close(number)
+
+
+def _cgroup_mounts(*kinds: str) -> list[Path]:
+    """Where hierarchies of control groups are mounted, by `type` or `type name=…`."""
+    found = []
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        fields, _, kind = line.partition(" - ")
-        if kind.startswith("cgroup2 "):
-            mount = Path(fields.split()[4])
-            for left in mount.glob("aistack-????????????"):  # of a driver that was killed
-                with suppress(OSError):  # busy: of another one that lives
-                    _remove_directories(left)
-            path = mount / f"aistack-{secrets.token_hex(6)}"
-            try:
-                path.mkdir()
-            except OSError as error:
-                raise UnavailableError(f"no control group can be made: {error}") from error
-            return path
-    raise UnavailableError("no control groups of version 2 are mounted")
+        fields, _, rest = line.partition(" - ")
+        kind, _source, options = rest.split(" ", 2)
+        if kind in kinds or any(f"{kind} {option}" in kinds for option in options.split(",")):
+            found.append(Path(fields.split()[4]))
+    return found
+
+
+def _new_cgroup() -> Path:
+    """A control group for one guest: guests in the same one would share those of their units.
+
+    Its name has our process in it; those of processes that ended are removed.
+    """
+    mounts = _cgroup_mounts("cgroup2")
+    if not mounts:
+        raise UnavailableError("no control groups of version 2 are mounted")
+    for left in mounts[0].glob("aistack-*-*"):
+        owner = left.name.split("-")[1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            _remove_cgroup(left)
+    path = mounts[0] / f"aistack-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise UnavailableError(f"no control group can be made: {error}") from error
+    return path
 
 
 def _remove_cgroup(path: Path) -> None:
-    """Remove it and those below; the kernel may still be ending their last processes."""
-    for _try in range(100):
-        try:
-            _remove_directories(path)
-        except OSError:
-            time.sleep(0.05)
+    """Remove it and those below; the kernel may still be ending their last processes.
+
+    nspawn makes one of the same name in systemd's own hierarchy of version 1 where there is one.
+    """
+    for directory in (path, *(one / path.name for one in _cgroup_mounts("cgroup name=systemd"))):
+        for _try in range(100):
+            try:
+                _remove_directories(directory)
+            except OSError:
+                time.sleep(0.05)
+            else:
+                break
         else:
-            return
-    raise RuntimeError(f"processes are left in {path}")
+            raise RuntimeError(f"processes are left in {directory}")
 
 
 def _remove_directories(path: Path) -> None:

@@ -41,6 +41,7 @@ class Message:
     unit: str
     priority: int
     text: str
+    manager: bool = False  # systemd speaks of the unit
 
 
 class Stack:
@@ -106,7 +107,9 @@ class Stack:
         self.machine.succeed("journalctl --sync")
         fields = "--output-fields=MESSAGE,PRIORITY,_SYSTEMD_UNIT,UNIT,SYSLOG_IDENTIFIER"
         after = f"--after-cursor={shlex.quote(since)}" if since else ""
-        text = self.machine.succeed(f"journalctl --boot --no-pager --output=json {fields} {after}")
+        text = self.machine.succeed(
+            f"journalctl --boot --no-pager --all --output=json {fields} {after}"
+        )
         return [message(json.loads(line)) for line in text.splitlines()]
 
 
@@ -116,7 +119,7 @@ def message(entry: dict[str, Any]) -> Message:
     if isinstance(text, list):
         text = bytes(text).decode("utf-8", "replace")
     unit = entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or entry.get("SYSLOG_IDENTIFIER", "")
-    return Message(unit, int(entry.get("PRIORITY", 6)), text)
+    return Message(unit, int(entry.get("PRIORITY", 6)), text, "UNIT" in entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +165,7 @@ def complaints(messages: Sequence[Message], engine: str) -> list[str]:
 def _bad(one: Message) -> bool:
     if one.priority <= 4:
         return True
-    if one.unit not in UNITS or re.match(
-        r"(Start|Stop|Finish|aistack-|Listening|Consumed)", one.text
-    ):
+    if one.unit not in UNITS or one.manager:
         return False
     try:
         line = json.loads(one.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def test_a_difference_wants_a_reason_and_a_known_kind() -> None:
         Differences.of({"without": [{"unit": "a.service", "reason": "because"}]})
     with pytest.raises(ValueError, match="no such kind"):
         Differences.of({"replace": []})
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/systemd/system/a.service", "/nix/store/x", "/var/lib/../../etc/passwd"]
+)
+def test_a_file_cannot_stand_over_what_was_rendered(path: str) -> None:
+    entry = {"path": path, "from": "/usr/bin/true", "reason": "it would be easier"}
+    with pytest.raises(ValueError, match="below /var/lib"):
+        Differences.of({"file": [entry]})
+
+
+@pytest.mark.parametrize("value", ["+/bin/sh", "!/bin/sh", "-/bin/sh"])
+def test_a_command_cannot_take_a_privilege(value: str) -> None:
+    entry = {"unit": "a.service", "key": "ExecStartPost", "value": value, "reason": "one two 3"}
+    with pytest.raises(ValueError, match="privilege"):
+        Differences.of({"set": [entry]})
 
 
 def test_a_value_cannot_smuggle_another_line() -> None:
@@ -201,9 +218,26 @@ def test_the_cache_builds_once_whole_and_keeps_few(
     assert sorted(path.name for path in cache.root().iterdir() if path.is_dir()) == ["kind-one"]
     for key in ("two", "three", "four"):
         cache.obtain("kind", key, build)
+    assert len([path for path in cache.root().iterdir() if path.is_dir()]) == 4
+    for path in cache.root().iterdir():
+        os.utime(path, (0, 0))
+    cache.obtain("kind", "four", build)
     kept = sorted(path.name for path in cache.root().iterdir() if path.is_dir())
     assert len(kept) == cache.KEPT
     assert "kind-four" in kept
+
+
+def test_directories_of_processes_that_ended_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AISTACK_TEST_CACHE", str(tmp_path))
+    dead = cache.root() / "machine-99999999-00000000.run"
+    dead.mkdir()
+    ours = cache.scratch("machine")
+    other = cache.scratch("machine")
+    assert not dead.exists()
+    assert ours.exists()
+    assert other != ours
 
 
 def test_a_digest_tells_apart_what_differs_only_in_its_borders() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from system.conftest import booted, unavailable
 from system.driver import Machine
 from system.engine import Engine, Nspawn, UserModeLinux
 
-pytestmark = pytest.mark.timeout(300)
+#: Fixtures, which download and build, have limits of their own.
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
-ENGINES = {"uml": UserModeLinux, "nspawn": Nspawn}
+ENGINES: dict[str, Callable[[], Engine]] = {"uml": UserModeLinux, "nspawn": Nspawn}
 DRIVER = """
 import sys
 from pathlib import Path
@@ -40,7 +42,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         pytest.skip("systemd-nspawn needs root")
     try:
         cache.require()
-        made: Engine = ENGINES[request.param]()
+        made = ENGINES[request.param]()
     except UnavailableError as error:
         unavailable(str(error))
     return made
@@ -74,19 +76,40 @@ def test_the_guest_ends_with_a_driver_that_is_killed(engine: Engine) -> None:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    with driver:
+        try:
+            killed_with(driver)
+        finally:
+            driver.kill()
+
+
+def killed_with(driver: subprocess.Popen[str]) -> None:
+    """Kill it when its guest is up; what is below it must end."""
     assert driver.stdout is not None
-    assert driver.stdin is not None
     assert driver.stdout.readline().strip() in {"active", "activating", "inactive"}
     below = descendants(driver.pid)
     assert below
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     end = time.monotonic() + 30
-    while alive := [pid for pid in below if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < end, alive
+    while alive := [pid for pid in below if lives(pid)]:
+        assert time.monotonic() < end, {pid: command(pid) for pid in alive}
         time.sleep(0.1)
-    driver.stdin.close()
-    driver.stdout.close()
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs; what only waits to be reaped does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def command(pid: int) -> str:
+    """Its state and its command line."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return f"{Path(f'/proc/{pid}/stat').read_text()[:40]} {words[:200]}"
 
 
 def descendants(pid: int) -> list[int]:

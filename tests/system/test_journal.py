@@ -21,9 +21,10 @@ def test_a_service_speaks_json_without_warnings() -> None:
     good = Message(SERVICE, 6, '{"event": "ready", "level": "info"}')
     warning = Message(SERVICE, 6, '{"event": "slow", "level": "warning"}')
     stray = Message(SERVICE, 6, "Traceback (most recent call last):")
-    manager = Message(SERVICE, 6, "Started aistack.")
+    manager = Message(SERVICE, 6, "Started aistack.", manager=True)
     assert complaints([good, manager], "nspawn") == []
-    assert len(complaints([good, warning, stray], "nspawn")) == 2
+    own = Message(SERVICE, 6, "Started something of its own.")
+    assert len(complaints([good, warning, stray, own], "nspawn")) == 3
 
 
 def test_what_is_allowed_is_so_for_its_unit_and_its_engine_alone() -> None:
@@ -47,5 +48,5 @@ def test_entries_of_the_journal_are_read_with_their_unit() -> None:
         "a.service", 3, "m"
     )
     started = message({"MESSAGE": "Started", "UNIT": "b.service", "_SYSTEMD_UNIT": "init.scope"})
-    assert (started.unit, started.priority) == ("b.service", 6)
+    assert (started.unit, started.priority, started.manager) == ("b.service", 6, True)
     assert message({"MESSAGE": [255, 104, 105]}).text.endswith("hi")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .client import CheckError, Client, client, parser, run
+from .documents import put
 
 Request = tuple[str, str, object]
 
@@ -57,6 +58,7 @@ class Tally:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     waited: int = 0
+    answered: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def worker(
                 wait = pause
             else:
                 tally.seconds.setdefault(kind, []).append(took)
+                tally.answered += 1
                 wait = pause
         time.sleep(wait)
 
@@ -117,9 +120,10 @@ def check() -> str:
     options.add_argument("--seconds", type=float, default=600.0, help="at most")
     options.add_argument("--until", type=Path, help="end when this file exists")
     options.add_argument("--report", type=Path, help="write the figures there as JSON")
+    options.add_argument("--progress", type=Path, help="write the number of answers there, often")
     options.add_argument("--kinds", default="embed,search,models,ingest,chat")
     options.add_argument("--workers", type=int, default=2, help="of each kind")
-    options.add_argument("--pause", type=float, default=0.05, help="seconds between two requests")
+    options.add_argument("--pause", type=float, default=0.2, help="seconds between two requests")
     options.add_argument("--collection", default="check-load")
     asked = options.parse_args()
     end = time.monotonic() + asked.seconds
@@ -129,9 +133,7 @@ def check() -> str:
 
     tally = Tally()
     first = client(asked)
-    made = first.request("POST", "/v1/collections", {"name": asked.collection})
-    if made.status not in {200, 201}:
-        raise CheckError(f"no collection to begin with: {made}")
+    put(first, asked.collection)
     threads = []
     for kind in asked.kinds.split(","):
         for number in range(asked.workers):
@@ -141,8 +143,10 @@ def check() -> str:
             threads.append(threading.Thread(target=worker, args=given, name=f"{kind}-{number}"))
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    while any(thread.is_alive() for thread in threads):
+        if asked.progress:
+            asked.progress.write_text(str(tally.answered))
+        time.sleep(0.2)
     report = tally.report()
     if asked.report:
         asked.report.write_text(json.dumps(report))

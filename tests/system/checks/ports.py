@@ -13,15 +13,16 @@ from pathlib import Path
 
 from .client import CheckError, parser, run
 
-_LISTEN = "0A"
+#: The state of a socket that takes connections; of UDP, of one that is bound and not connected.
+_STATES = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 
 
-def listeners(text: str) -> Iterator[tuple[bool, int, int]]:
-    """Of /proc/net/tcp or tcp6: whether on loopback, port, inode."""
+def listeners(text: str, state: str) -> Iterator[tuple[bool, int, int]]:
+    """Of a file of /proc/net: whether on loopback, port, inode."""
     for line in text.splitlines()[1:]:
         fields = line.split()
         address, port = fields[1].split(":")
-        if fields[3] == _LISTEN:
+        if fields[3] == state:
             yield _loopback(address), int(port, 16), int(fields[9])
 
 
@@ -53,16 +54,16 @@ def check() -> str:
     options.add_argument("--public", type=int, nargs="*", default=[80, 443])
     asked = options.parse_args()
     public = set()
-    for name in ("tcp", "tcp6"):
+    for name, state in _STATES.items():
         file = Path("/proc/net") / name
-        for inside, port, inode in listeners(file.read_text() if file.exists() else ""):
+        for inside, port, inode in listeners(file.read_text() if file.exists() else "", state):
             who = owner(inode)
             if re.search(r"\baistack\b.*\bserve\b|llama-server", who):
-                raise CheckError(f"a service listens on TCP port {port}: {who}")
+                raise CheckError(f"a service listens on {name} port {port}: {who}")
             if not inside:
+                if name.startswith("udp") or port not in asked.public:
+                    raise CheckError(f"{name} port {port} is open beyond loopback: {who}")
                 public.add(port)
-                if port not in asked.public:
-                    raise CheckError(f"port {port} is open beyond loopback: {who}")
     if missing := set(asked.public) - public:
         raise CheckError(f"nothing listens on {sorted(missing)}")
     sockets = sorted(Path("/run/aistack").glob("*.sock"))

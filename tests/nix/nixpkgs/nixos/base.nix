@@ -1,5 +1,8 @@
 # assertions, warnings, meta, and the argument `utils`.
-# Facts: names and types of nixos/modules/misc/{assertions,meta}.nix, not read again.
+# Facts: nixos/modules/misc/assertions.nix, read in NixOS/nixpkgs at
+# 08062fccc11d1bf6e5e6a7bdc1e86eba3fb0c0bf; nixos/modules/misc/meta.nix, read in NixOS/nixpkgs at
+# 13dccba1afcf884c5bd2aec01eeec486dea15885 (meta.doc has a default here, meta.maintainers is in
+# another file upstream and was not read again).
 { config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;

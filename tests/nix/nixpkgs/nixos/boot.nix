@@ -1,7 +1,9 @@
 # boot.*, hardware.*, fileSystems, and the little else that a host's own file sets.
 # Facts: nixos/modules/config/sysctl.nix, read in the copy faukah/nixpkgs at
-# 3b20077cd82fd1f099e92e2792d73e3176d4869d; names and types of nixos/modules/hardware/{graphics,
-# video/nvidia}.nix, tasks/filesystems.nix and services/x11/xserver.nix, not read again.
+# 3b20077cd82fd1f099e92e2792d73e3176d4869d; nixos/modules/hardware/graphics.nix, read in
+# NixOS/nixpkgs at 0009474fe6d7de65608118277fba2fdca125fb01. Names and types of all others
+# (nixos/modules/hardware/video/nvidia.nix, tasks/filesystems.nix, services/x11/xserver.nix, …) not
+# read again.
 { config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;

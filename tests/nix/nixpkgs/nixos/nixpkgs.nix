@@ -1,6 +1,7 @@
 # nixpkgs.*: where `pkgs` comes from.
-# Facts: names and types of nixos/modules/misc/nixpkgs.nix, not read again: overlays apply to a given
-# `pkgs` too, settings with a given `pkgs` are refused.
+# Facts: nixos/modules/misc/nixpkgs.nix, read in NixOS/nixpkgs at
+# 026ffb9e7abfb4626926cc252fa69bcba85960ef: overlays apply to a given `pkgs` too, settings with a
+# given `pkgs` are refused. The platforms have a default here.
 { config, lib, options, ... }:
 let
   inherit (lib) mkOption types;

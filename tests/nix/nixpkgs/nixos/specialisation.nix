@@ -1,5 +1,7 @@
 # specialisation.*: variants of a host, evaluated on top of it.
-# Facts: names and types of nixos/modules/system/activation/specialisation.nix, not read again.
+# Facts: nixos/modules/system/activation/specialisation.nix, read in NixOS/nixpkgs at
+# 05e1dd327a87ef5e2bf4827d32b1792b74c355d9; isSpecialisation not read again. `evaluated` and the way
+# a variant is made are the stand-in's own.
 { lib, extendModules, config, ... }:
 let
   inherit (lib) mkOption types;

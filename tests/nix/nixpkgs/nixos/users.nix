@@ -1,5 +1,7 @@
 # users.*
-# Facts: names and types of nixos/modules/config/users-groups.nix, not read again.
+# Facts: nixos/modules/config/users-groups.nix, the options read in NixOS/nixpkgs at
+# 005ab72f9cf5a75cdcd9ff672fb4a3b03391619f; the assertions, and openssh.authorizedKeys of
+# nixos/modules/services/networking/ssh/sshd.nix, not read again.
 { config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;

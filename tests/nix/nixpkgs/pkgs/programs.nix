@@ -107,7 +107,7 @@ simple {
   shellcheck = "0";
   sops = "0";
   systemd = "260";
-  tempo = "0";
+  tempo = "2.10.0";
   tree = "0";
   tzdata = "0";
   unzip = "0";

@@ -1,5 +1,6 @@
 # systemd.*: units of every kind, their texts, and the links between them.
-# Facts: nixos/lib/systemd-lib.nix at 013635633ffe11f70df1d639f563f21c42c1f778; names and types of
+# Facts: nixos/lib/systemd-lib.nix, read in NixOS/nixpkgs at
+# 013635633ffe11f70df1d639f563f21c42c1f778; names and types of
 # nixos/modules/system/boot/systemd.nix, not read again: timers from startAt, the refused restarts of a
 # oneshot, and the wish for network-online.target.
 { config, lib, pkgs, ... }:

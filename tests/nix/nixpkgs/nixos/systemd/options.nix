@@ -1,7 +1,8 @@
 # The options of a unit.
-# Facts: nixos/lib/systemd-unit-options.nix at 515c8fb59bc189b54fc47113d6248cd45f607f65, and its newer
-# names (upholds, upheldBy, notSocketActivated, enableStrictShellChecks) as systemd-lib.nix at
-# 013635633ffe11f70df1d639f563f21c42c1f778 uses them.
+# Facts: nixos/lib/systemd-unit-options.nix, read in NixOS/nixpkgs at
+# 515c8fb59bc189b54fc47113d6248cd45f607f65; its newer names (upholds, upheldBy, notSocketActivated,
+# enableStrictShellChecks) as nixos/lib/systemd-lib.nix uses them in NixOS/nixpkgs at
+# 013635633ffe11f70df1d639f563f21c42c1f778.
 { lib, units }:
 let
   inherit (lib)

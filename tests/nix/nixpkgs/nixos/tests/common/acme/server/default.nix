@@ -1,5 +1,6 @@
 # The test certificate authority that VM tests import, with the options that they read.
-# Facts: names and types of nixos/tests/common/acme/server/default.nix, not read again.
+# Facts: nixos/tests/common/acme/server/default.nix, read in NixOS/nixpkgs at
+# 05924f714f31ff83bd10ed1710638688999c3725: caDomain, caCert.
 { lib, pkgs, config, ... }:
 let
   inherit (lib) mkOption types;

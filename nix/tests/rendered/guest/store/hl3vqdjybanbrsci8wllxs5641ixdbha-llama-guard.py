@@ -1,11 +1,13 @@
 """Stands before and behind llama-server in its unit.
 
     llama-guard.py serve --name NAME --model FILE --socket PATH -- llama-server ARGUMENT…
-    llama-guard.py wait --socket PATH --seconds N
+    llama-guard.py wait|watch --socket PATH --seconds N
 
 `serve` looks at the model, and becomes the server. A model that cannot work ends it with one line
 and status 78, which the unit does not try again. `wait` returns when the server answers 200 to
-/health: llama-server does not tell systemd by itself that it is ready. Standard library alone.
+/health: llama-server does not tell systemd by itself that it is ready. `watch` does so behind the
+unit's start, which does not wait for it, and kills a server that is not ready in time; systemd
+starts it again. Standard library alone.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -81,6 +84,16 @@ def wait(address: Path, seconds: float, process: int | None) -> int:
     return 0
 
 
+def watch(address: Path, seconds: float, process: int) -> int:
+    """Return at once; a child waits, and kills a process that is not ready in time."""
+    if os.fork() != 0:
+        return 0
+    if wait(address, seconds, process) != 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    os._exit(0)
+
+
 def runs(process: int) -> bool:
     """Whether a process is there. Its /proc entry cannot be asked: ProtectProc= hides it."""
     try:
@@ -107,9 +120,10 @@ def main(words: list[str] | None = None) -> int:
     one.add_argument("--model", required=True, type=Path)
     one.add_argument("--socket", required=True, type=Path)
     one.add_argument("server", nargs="+")
-    one = commands.add_parser("wait")
-    one.add_argument("--socket", required=True, type=Path)
-    one.add_argument("--seconds", required=True, type=float)
+    for name in ("wait", "watch"):
+        one = commands.add_parser(name)
+        one.add_argument("--socket", required=True, type=Path)
+        one.add_argument("--seconds", required=True, type=float)
     given = parser.parse_args(words)
     if given.command == "serve":
         line = fault(given.model, given.name)
@@ -118,6 +132,8 @@ def main(words: list[str] | None = None) -> int:
             return WRONG
         serve(given.socket, given.server)
     main_process = os.environ.get("MAINPID", "")
+    if given.command == "watch":
+        return watch(given.socket, given.seconds, int(main_process))
     return wait(given.socket, given.seconds, int(main_process) if main_process else None)
 
 

@@ -4,6 +4,7 @@
 import json
 import sys
 from concurrent import futures
+from typing import Any
 
 sys.path.insert(0, "/usr/lib/aistack/site-packages")
 
@@ -15,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as ser
 class Sink(service.TraceServiceServicer):
     """The collector's side of OTLP."""
 
-    def Export(self, request, context):  # noqa: N802 - the protocol's name
+    def Export(self, request: Any, context: Any) -> Any:
         """Write what came."""
         with open("/run/otlp.jsonl", "a", encoding="utf-8") as file:
             for resource in request.resource_spans:
@@ -31,8 +32,15 @@ class Sink(service.TraceServiceServicer):
         return wire.ExportTraceServiceResponse()
 
 
-server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
-service.add_TraceServiceServicer_to_server(Sink(), server)
-server.add_insecure_port("127.0.0.1:4317")
-server.start()
-server.wait_for_termination()
+def main() -> None:
+    """Serves until it is killed."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    register: Any = service.add_TraceServiceServicer_to_server  # made by a tool, without types
+    register(Sink(), server)
+    server.add_insecure_port("127.0.0.1:4317")
+    server.start()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,14 @@ import sys
 
 sys.path[:0] = ["/usr/lib/aistack/src", "/usr/lib/aistack/site-packages"]
 
-from aistack.cli import main
 
-sys.argv[0] = "aistack"
-main()
+def run() -> None:
+    """The command line."""
+    from aistack.cli import main
+
+    sys.argv[0] = "aistack"
+    main()
+
+
+if __name__ == "__main__":
+    run()
