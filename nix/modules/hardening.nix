@@ -87,17 +87,16 @@ let
   };
 
   named = {
-    # ONNX Runtime and llama.cpp ask /proc/cpuinfo which processor this is. ONNX Runtime starts
-    # without it, with an error and two warnings each time ("Unknown CPU vendor", "performance
-    # degradation due to undetected CPU features").
+    # ONNX Runtime asks /proc/cpuinfo which processor this is. It starts without it, with an error
+    # and two warnings each time ("Unknown CPU vendor", "performance degradation due to undetected
+    # CPU features").
     cpuinfo.ProcSubset = "all";
 
     # Compilers at run time map writable memory executable: torch fails in its first forward pass
     # without this (oneDNN), OpenVINO when it loads a model. ONNX Runtime does not need it.
     jit.MemoryDenyWriteExecute = false;
 
-    # A unit of root. As the one user of its own user namespace it would be refused by those that
-    # ask who it is (systemd, PostgreSQL), and could not make files of a group.
+    # A unit of root. As the one user of its own user namespace it could not make files of a group.
     root.PrivateUsers = false;
 
     # Makes files of root from files that another user may own: without the capability root is

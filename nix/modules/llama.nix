@@ -168,7 +168,9 @@ in
 
     services.aistack.parts.llama = lib.mkIf (enabled ? chat) {
       inherit group;
-      # No unit to wait for: loading takes minutes at times, and chat alone is away meanwhile.
+      # Its start does not wait for the model, so nobody's start waits for it. At a stop it ends after
+      # those that use it, whose last streams come from it.
+      units = [ "aistack-llama-chat.service" ];
       settings = _: { llama.address = "unix:${enabled.chat.socket}"; };
     };
   };

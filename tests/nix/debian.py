@@ -23,8 +23,8 @@ from pathlib import Path
 
 #: The archive's keys, from the package debian-archive-keyring, which Ubuntu has too.
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-#: Where a host whose apt has other sources (Ubuntu) finds Debian.
-MIRROR = "http://deb.debian.org/debian"
+#: Names a mirror of Debian where the host's own apt has other sources (Ubuntu).
+MIRROR = "AISTACK_DEBIAN_MIRROR"
 #: Longest time for apt's downloads, in seconds.
 DOWNLOAD_SECONDS = 600
 
@@ -97,7 +97,7 @@ class Prefix:
 
 
 def host_mirror() -> str:
-    """The Debian mirror that the host's own apt uses, else Debian's own."""
+    """The Debian mirror that the host's own apt uses, else the one that is named."""
     targets = _run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
     )
@@ -105,7 +105,9 @@ def host_mirror() -> str:
         uri, _, release = line.partition(" ")
         if "security" not in uri and "security" not in release and "debian" in uri:
             return uri.rstrip("/")
-    return MIRROR
+    if named := os.environ.get(MIRROR):
+        return named
+    raise UnavailableError(f"apt knows no mirror of Debian here: name one in {MIRROR}")
 
 
 def keyring() -> Path:

@@ -58,7 +58,10 @@ def test_a_host_without_debians_keys_gets_them_by_its_own_apt(
     unpack = 'mkdir -p "$3/usr/share/keyrings" && cp "$2" "$3/usr/share/keyrings/not-here.gpg"'
     programs(monkeypatch, tmp_path, {"apt-get": apt, "dpkg-deb": unpack})
     monkeypatch.setattr(debian, "KEYRING", Path("/usr/share/keyrings/not-here.gpg"))
-    assert debian.host_mirror() == "http://deb.debian.org/debian"
+    with pytest.raises(UnavailableError, match=debian.MIRROR):
+        debian.host_mirror()
+    monkeypatch.setenv(debian.MIRROR, "http://mirror.example/debian")
+    assert debian.host_mirror() == "http://mirror.example/debian"
     assert debian.keyring().read_text() == "keys\n"
     assert debian.keyring().is_relative_to(tmp_path / "cache")
 

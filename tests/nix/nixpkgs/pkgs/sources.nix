@@ -49,7 +49,7 @@ in
       inherit hash;
       url =
         if format == "wheel" then
-          "https://files.pythonhosted.org/packages/${dist}/${lib.substring 0 1 pname}/${pname}/${pname}-${version}-${python}-${abi}-${platform}.whl"
+          "mirror://pypi-wheels/${dist}/${lib.substring 0 1 pname}/${pname}/${pname}-${version}-${python}-${abi}-${platform}.whl"
         else
           "mirror://pypi/${lib.substring 0 1 pname}/${pname}/${pname}-${version}.${extension}";
     };
