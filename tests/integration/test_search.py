@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from aistack.aidb import search
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25, idf, weight
 from aistack.aidb.search_model import SearchRequest
@@ -211,6 +213,24 @@ async def test_any_query_is_answered(bench: Bench) -> None:
     for query in ("%s {} $1", "'; DROP TABLE chunks; --", "💧" * 50, "x" * 4096, "a " * 2000):
         result = await bench.search(query)
         assert result.total >= 1
+
+
+async def test_the_first_document_may_come_between_the_look_and_the_search(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+    look = search._state
+    looks = 0
+
+    async def empty_at_first(*arguments: Any) -> search.State | None:
+        nonlocal looks
+        looks += 1
+        found = await look(*arguments)
+        return replace(found, epoch=-1, chunks=0) if found and looks == 1 else found
+
+    monkeypatch.setattr(search, "_state", empty_at_first)
+    assert sources(await bench.search("how often must passwords be changed?"))[0] == "keys.txt"
+    assert looks == 4  # the look that saw nothing, the search, and both again
 
 
 async def test_a_query_vector_of_another_model_is_never_used(bench: Bench) -> None:

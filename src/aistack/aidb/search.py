@@ -152,7 +152,11 @@ class Searcher:
             state = await _state(connection, request.collection)
             if state is None:
                 return _nothing(request, began)
-            result = await self._search(connection, state, request, vector)
+            # The first document may have come since the look: its search wants a vector after all.
+            late = vector is None and request.mode != "lexical" and state.chunks > 0
+            result = None if late else await self._search(connection, state, request, vector)
+        if result is None:
+            return await self.search(request)
         await self._cache.put(request, state.id, state.epoch, state.set_id, result)
         SEARCHES.labels(request.mode, "false").inc()
         return result.answered(cached=False, seconds=time.monotonic() - began)
@@ -225,8 +229,7 @@ class Searcher:
         if state.chunks == 0:
             return []
         if embedded is None or state.vectors is None:
-            # The first document came between the look and the search, or no set is complete yet.
-            raise Unavailable("The collection has just been filled; try again.")
+            raise Unavailable("The vectors of this collection are not complete yet; try again.")
         identity, vector = embedded
         if identity != state.embedding_set:
             raise Unavailable(
