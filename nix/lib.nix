@@ -9,6 +9,7 @@
 #                                 LoadCredential and SetCredential for programs of ours
 #   secretFile given "name"       `given`, or where aistack-secrets.service makes the secret `name`
 #   hardening { … }               serviceConfig of a confined unit; see modules/hardening.nix
+#   unseen "/home/me/model"       whether it lies where a confined unit does not see it
 #   limitsOf "aidb"               { memoryHigh, memoryMax, tasksMax } from profile.toml
 #   never                         unitConfig and serviceConfig of a unit that is never given up
 #   override base over            `over` on `base`, table by table (JSON-like values)
@@ -75,6 +76,17 @@ in
     given: name: if given != null then toString given else "/var/lib/aistack/secrets/${name}";
 
   hardening = import ./modules/hardening.nix { inherit lib; };
+
+  # ProtectHome= and PrivateTmp= of the hardening.
+  unseen =
+    path:
+    lib.any (directory: lib.hasPrefix directory "${toString path}/") [
+      "/home/"
+      "/root/"
+      "/run/user/"
+      "/tmp/"
+      "/var/tmp/"
+    ];
 
   # A unit that failed is started again after a growing pause, for ever: a start limit would leave
   # it down until somebody looks. A wrong configuration (exit status 78) ends there too: were it

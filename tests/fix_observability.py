@@ -17,7 +17,6 @@ from nix.toolchain import Nix
 
 ROOT = Path(__file__).resolve().parents[1]
 OBSERVABILITY = ROOT / "nix" / "observability"
-HOST = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 SERVICES = ["aidb", "coordinator", "embeddings"]
 PACKAGES = [
     "prometheus",

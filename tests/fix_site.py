@@ -24,7 +24,8 @@ from aistack.dev.front import FrontDoor
 from aistack.dev.process import launch_command
 from aistack.stack import load_stack
 from fix_front import Upstream, serving, tcp, unix
-from nix.debian import Prefix, prefix
+from nix import checking
+from nix.debian import Prefix
 from nix.required import needed
 from nix.toolchain import SYSTEM, Nix
 
@@ -86,7 +87,7 @@ class Site:
 def nginx_prefix() -> Prefix:
     """Debian's nginx; skips where its package cannot be had."""
     with needed():
-        return prefix("nginx", "trixie", ["nginx"])
+        return checking.nginx()
 
 
 @contextmanager

@@ -191,13 +191,7 @@ in
         '';
       }
       {
-        assertion = !lib.any (hidden: lib.hasPrefix hidden "${own.directory}/") [
-          "/home/"
-          "/root/"
-          "/run/user/"
-          "/tmp/"
-          "/var/tmp/"
-        ];
+        assertion = !cfg.lib.unseen own.directory;
         message = ''
           services.aistack.backup.directory is ${own.directory}, which the confined unit does not see
           (ProtectHome=, PrivateTmp=): use a directory elsewhere, such as "/var/backup/aistack".

@@ -11,15 +11,6 @@ let
   enabled = lib.filterAttrs (_: instance: instance.enable) own.instances;
   models = import ../models.nix;
 
-  # Directories that the units do not see (ProtectHome=, PrivateTmp=).
-  hidden = [
-    "/home/"
-    "/root/"
-    "/run/user/"
-    "/tmp/"
-    "/var/tmp/"
-  ];
-
   # What the module writes itself, and what would put a secret in the list of processes.
   ours =
     let
@@ -118,7 +109,7 @@ let
         '';
       }
       {
-        assertion = isModel -> !lib.any (directory: lib.hasPrefix directory "${model}") hidden;
+        assertion = isModel -> !cfg.lib.unseen model;
         message = ''
           ${option}.model: the unit cannot see ${toString model} (ProtectHome, PrivateTmp). Put the
           file under /var/lib or into the store.

@@ -51,11 +51,6 @@ in
             null
           else
             lib.toIntBase10 (lib.head parts) * factors.${lib.elemAt parts 1};
-        hidden = [
-          "/home/"
-          "/root/"
-          "/run/user/"
-        ];
       in
       map (name: {
         assertion = lib.stringLength (socketGroup name) <= 31;
@@ -104,10 +99,10 @@ in
           '';
         }
         {
-          assertion = !lib.any (home: lib.hasPrefix home (toString cfg.embeddingModel)) hidden;
+          assertion = !cfg.lib.unseen cfg.embeddingModel;
           message = ''
-            services.aistack.embeddingModel is in a home, which the services do not see. Move it,
-            such as to /var/lib/models, where every user can read it.
+            services.aistack.embeddingModel is in a home or a temporary directory, which the
+            services do not see. Move it, such as to /var/lib/models, where every user can read it.
           '';
         }
         {

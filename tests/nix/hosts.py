@@ -11,6 +11,10 @@ from nix.toolchain import Nix
 BASE = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 
 
+#: A function in Nix: the texts of the assertions that a host breaks.
+FAILED = "(host: map (a: a.message) (builtins.filter (a: !a.assertion) host.config.assertions))"
+
+
 def ask(tool: Nix, attribute: str, *modules: str) -> Any:
     """An attribute of the configuration of a host with `modules` beside the base."""
     return tool.eval_json(f"({tool.host(BASE, *modules)}).config.{attribute}")
@@ -34,8 +38,5 @@ def settings(tool: Nix, name: str, *modules: str) -> dict[str, Any]:
 
 def failures(tool: Nix, *modules: str) -> list[str]:
     """The texts of the assertions that a host breaks."""
-    found: list[str] = tool.eval_json(
-        "map (a: a.message) (builtins.filter (a: !a.assertion)"
-        f" ({tool.host(BASE, *modules)}).config.assertions)"
-    )
+    found: list[str] = tool.eval_json(f"{FAILED} {tool.host(BASE, *modules)}")
     return found

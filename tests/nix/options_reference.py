@@ -12,12 +12,12 @@ from itertools import groupby
 from pathlib import Path
 
 from nix.debian import UnavailableError
+from nix.hosts import BASE
 from nix.toolchain import ROOT, Nix, NixError, nix
 
 PAGE = ROOT / "docs" / "options.md"
 COMMAND = "make options"
 #: The options are all there whether the stack is on or not; nothing of the host is looked at.
-HOST = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 WALK = Path(__file__).with_suffix(".nix")
 
 HEAD = f"""\
@@ -69,7 +69,7 @@ class Reference:
 def read(tool: Nix) -> Reference:
     """The options of the modules in the checkout."""
     found = tool.eval_json(
-        f"let host = {tool.host(HOST)}; in {{"
+        f"let host = {tool.host(BASE)}; in {{"
         f" options = import {WALK} {{ inherit (nixpkgs) lib; inherit (host) options; }};"
         " services = builtins.mapAttrs (_: entry: entry.summary)"
         " host.config.services.aistack.stack.services; }"

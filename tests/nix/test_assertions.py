@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from nix.hosts import BASE, FAILED
 from nix.toolchain import ROOT, Nix, NixError
 
-BASE = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 LIBS = ["nix_tool", "real_lib_nix"]
 
 
@@ -65,9 +65,8 @@ def messages(tool: Nix, asked: dict[str, Case]) -> dict[str, list[str]]:
     error stands for its messages.
     """
     hosts = "\n".join(f'"{name}" = failed {case.expression(tool)};' for name, case in asked.items())
-    failed = "host: map (a: a.message) (builtins.filter (a: !a.assertion) host.config.assertions)"
     try:
-        found: dict[str, list[str]] = tool.eval_json(f"let failed = {failed}; in {{\n{hosts}\n}}")
+        found: dict[str, list[str]] = tool.eval_json(f"let failed = {FAILED}; in {{\n{hosts}\n}}")
     except NixError as error:
         if len(asked) == 1:
             return {name: [f"no assertion, but: {one_line(str(error))[-400:]}"] for name in asked}

@@ -20,9 +20,9 @@ import pytest
 from aistack import migrations
 from fix_backup import PROGRAM, Machine, new_machine
 from fix_postgres import oldest_binaries, running_server
+from nix.hosts import BASE
 from nix.toolchain import Nix
 
-HOST = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 PORT_AND_DISK = (
     "{ services.postgresql.settings.port = 5433;"
     ' services.aistack.backup.directory = "/mnt/backup"; }'
@@ -183,7 +183,7 @@ def test_the_oldest_postgresql_too(tmp_path: Path) -> None:
 
 def test_another_port_and_another_disk_are_followed(nix_tool: Nix) -> None:
     found = nix_tool.eval_json(
-        f"let c = {nix_tool.host(HOST, PORT_AND_DISK)}.config; s = c.systemd.services; in {{"
+        f"let c = {nix_tool.host(BASE, PORT_AND_DISK)}.config; s = c.systemd.services; in {{"
         " units = map (unit: { inherit (unit) environment unitConfig; })"
         ' [ s.aistack-backup s."aistack-restore@" s."aistack-restore-keys@" ];'
         " exporter = c.services.prometheus.exporters.postgres.dataSourceName; }"
@@ -197,7 +197,7 @@ def test_another_port_and_another_disk_are_followed(nix_tool: Nix) -> None:
 
 def test_units_pass_what_the_program_reads(nix_tool: Nix) -> None:
     units = nix_tool.eval_json(
-        f"let s = {nix_tool.host(HOST)}.config.systemd; in"
+        f"let s = {nix_tool.host(BASE)}.config.systemd; in"
         " builtins.mapAttrs (_: unit: {"
         " inherit (unit) environment; inherit (unit.serviceConfig) ExecStart; })"
         ' { inherit (s.services) aistack-backup "aistack-restore@" "aistack-restore-keys@"; }'
@@ -222,7 +222,7 @@ def test_units_pass_what_the_program_reads(nix_tool: Nix) -> None:
 
 def test_the_rendered_program_makes_and_restores_a_backup(nix_tool: Nix, machine: Machine) -> None:
     command = nix_tool.eval_raw(
-        f"{nix_tool.host(HOST)}.config.systemd.services.aistack-backup.serviceConfig.ExecStart"
+        f"{nix_tool.host(BASE)}.config.systemd.services.aistack-backup.serviceConfig.ExecStart"
     )
     copy = machine.root / "rendered"
     shutil.copytree(f"{nix_tool.store}{command.split()[2]}", copy)

@@ -12,6 +12,7 @@ import pytest
 from psycopg import sql
 
 from fix_postgres import PostgresServer
+from nix.hosts import failures
 from nix.toolchain import ROOT, Nix
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,13 +60,7 @@ def fragments() -> list[tuple[str, str]]:
 def test_settings_are_accepted(nix_tool: Nix, where: str, code: str) -> None:
     """In a host that has what the reader has been told to set before."""
     settings = code.replace("imports = [ aistack.nixosModules.default ];", "")
-    host = nix_tool.host(
-        '{ services.aistack.enable = true; system.stateVersion = "26.05"; }', settings
-    )
-    failed = nix_tool.eval_json(
-        f"map (a: a.message) (builtins.filter (a: !a.assertion) {host}.config.assertions)"
-    )
-    assert failed == [], where
+    assert failures(nix_tool, settings) == [], where
 
 
 def test_there_are_such_settings() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from nix.debian import prefix
+from nix.debian import Prefix
 from nix.exec_line import arguments, parsed_by_systemd
+from nix.hosts import BASE, ask, failures
 from nix.required import needed
 from nix.toolchain import Nix
 
-ON = 'services.aistack.enable = true; system.stateVersion = "26.05";'
 OUTSIDE = 'model = "/var/lib/models/m.gguf";'
 DIGEST = "sha256-" + "A" * 43 + "="
 UNFREE = "nixpkgs.config.allowUnfree = true;"
@@ -30,7 +30,7 @@ START = chat('fetch = "start";')
 
 def host(nix_tool: Nix, text: str, attribute: str) -> Any:
     """An attribute of a host's configuration."""
-    return nix_tool.eval_json(f"{nix_tool.host('{ ' + ON + text + ' }')}.config.{attribute}")
+    return ask(nix_tool, attribute, f"{{ {text} }}")
 
 
 def unit(nix_tool: Nix, text: str, name: str = CHAT) -> str:
@@ -50,12 +50,7 @@ def after(line: list[str], flag: str) -> str:
 
 def refused(nix_tool: Nix, text: str) -> list[str]:
     """Messages of the assertions that fail."""
-    found = nix_tool.eval_json(
-        f"let c = {nix_tool.host('{ ' + ON + text + ' }')}.config; in"
-        " builtins.map (a: a.message) (builtins.filter (a: !a.assertion) c.assertions)"
-    )
-    assert isinstance(found, list)
-    return found
+    return failures(nix_tool, f"{{ {text} }}")
 
 
 def test_enabled_alone_it_serves_an_attested_model_from_the_store(nix_tool: Nix) -> None:
@@ -107,8 +102,8 @@ def test_a_file_that_is_there_is_not_downloaded(nix_tool: Nix) -> None:
 
 def test_a_model_in_the_store_is_what_the_unit_depends_on(nix_tool: Nix) -> None:
     model = chat('model = pkgs.writeText "m.gguf" "GGUF";')
-    module = "{ pkgs, ... }: { " + ON + model + " }"
-    line = f"{nix_tool.host(module)}.config.systemd.services.{CHAT}.serviceConfig.ExecStart"
+    module = f"{{ pkgs, ... }}: {{ {model} }}"
+    line = f"{nix_tool.host(BASE, module)}.config.systemd.services.{CHAT}.serviceConfig.ExecStart"
     derivations = nix_tool.eval_json(f"builtins.attrNames (builtins.getContext {line})")
     assert any(name.endswith("m.gguf.drv") for name in derivations)
 
@@ -167,7 +162,7 @@ def test_the_coordinator_finds_the_server_and_may_connect(nix_tool: Nix) -> None
     )
     assert "aistack-llama-clients" in groups
     found = nix_tool.eval_json(
-        f'({nix_tool.host("{ " + ON + " }")}.config.services.aistack.parts.llama.settings "x")'
+        f'({nix_tool.host(BASE)}.config.services.aistack.parts.llama.settings "x")'
     )
     assert found == {"llama": {"address": "unix:/run/aistack-llama-chat/llama.sock"}}
 
@@ -303,14 +298,12 @@ def test_arguments_reach_the_program_as_they_are(nix_tool: Nix, tmp_path: Path) 
     ],
 )
 def test_exposure_as_systemd_rates_it(
-    nix_tool: Nix, tmp_path: Path, text: str, name: str, most: float
+    nix_tool: Nix, systemd_tools: Prefix, tmp_path: Path, text: str, name: str, most: float
 ) -> None:
-    with needed():
-        systemd = prefix("systemd", "trixie", ["systemd"])
     file = tmp_path / f"{name}.service"
     file.write_text(unit(nix_tool, text, name))
     done = subprocess.run(
-        systemd.command("systemd-analyze", "security", "--offline=true", "--no-pager", file),
+        systemd_tools.command("systemd-analyze", "security", "--offline=true", "--no-pager", file),
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     rated = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)

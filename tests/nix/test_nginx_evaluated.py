@@ -10,9 +10,8 @@ import pytest
 
 from aistack.service.errors import StackError
 from fix_site import render
+from nix.hosts import BASE
 from nix.toolchain import ROOT, Nix, NixError
-
-BASE = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 
 
 def config(nix: Nix, module: str, attribute: str) -> Any:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from nix.closure import texts
+from nix.hosts import BASE
 from nix.options_reference import Reference, read
 from nix.toolchain import Nix, NixError
 
-BASE = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 LIBS = ["nix_tool", "real_lib_nix"]
 
 #: What every planted file holds, with its name after it.

@@ -14,7 +14,6 @@ import pytest
 
 from aistack.service.metrics import SECONDS
 from fix_observability import (
-    HOST,
     OBSERVABILITY,
     ROOT,
     SERVICES,
@@ -25,6 +24,7 @@ from fix_observability import (
     tool,
 )
 from nix.debian import Prefix
+from nix.hosts import BASE, failures
 from nix.toolchain import Nix, NixError
 
 TESTS = sorted((OBSERVABILITY / "tests").glob("*.yml"))
@@ -196,7 +196,7 @@ def test_dashboards_are_what_grafana_takes(dashboards: dict[str, Any]) -> None:
 
 def test_objectives_are_buckets_of_the_histogram(nix_tool: Nix) -> None:
     allowed = nix_tool.eval_json(
-        f"{nix_tool.host(HOST)}.options.services.aistack.prometheus.slo.latencySeconds"
+        f"{nix_tool.host(BASE)}.options.services.aistack.prometheus.slo.latencySeconds"
         ".type.nestedTypes.elemType.functor.payload.values"
     )
     assert {float(value) for value in allowed} <= {float(value) for value in SECONDS}
@@ -308,7 +308,7 @@ def test_alertmanager_takes_its_configuration(
 
 def test_secrets_of_grafana_come_as_credentials(nix_tool: Nix) -> None:
     found = nix_tool.eval_json(
-        f"let c = {nix_tool.host(HOST)}.config; in {{"
+        f"let c = {nix_tool.host(BASE)}.config; in {{"
         " inherit (c.services.grafana.settings) security analytics users;"
         ' anonymous = c.services.grafana.settings."auth.anonymous".enabled;'
         " made = c.services.aistack.secrets.generate;"
@@ -341,12 +341,7 @@ def test_secrets_of_grafana_come_as_credentials(nix_tool: Nix) -> None:
     ],
 )
 def test_assertions_say_what_to_write(nix_tool: Nix, settings: str, message: str) -> None:
-    host = nix_tool.host(
-        f'{{ services.aistack = {{ enable = true; {settings} }}; system.stateVersion = "26.05"; }}'
-    )
-    failed = nix_tool.eval_json(
-        f"map (a: a.message) (builtins.filter (a: !a.assertion) {host}.config.assertions)"
-    )
+    failed = failures(nix_tool, f"{{ services.aistack = {{ {settings} }}; }}")
     assert len(failed) == 1
     assert message in " ".join(failed[0].split())
 

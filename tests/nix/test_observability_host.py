@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from fix_observability import HOST, SERVICES
+from fix_observability import SERVICES
+from nix.hosts import BASE
 from nix.toolchain import Nix
 
 
@@ -30,7 +31,7 @@ def test_what_the_host_enables_itself_stays_where_it_is(nix_tool: Nix) -> None:
     before = nix_tool.eval_json(f"{without}.config.services.grafana.settings")
     found, ours = (
         nix_tool.eval_json(f"let d = {host}.config; c = d.services; in {{ {asked} }}")
-        for host in (nix_tool.host(f"{{ {base} {mine} }}"), nix_tool.host(HOST))
+        for host in (nix_tool.host(f"{{ {base} {mine} }}"), nix_tool.host(BASE))
     )
     del before["paths"], found["s"]["paths"]  # where the sources are
     assert found["s"] == before
@@ -53,7 +54,7 @@ TEMPO_3 = (
 @pytest.mark.parametrize(("overlay", "old"), [("{ }", True), (TEMPO_3, False)])
 def test_tempo_needs_no_address_of_the_machine(nix_tool: Nix, overlay: str, old: bool) -> None:
     """Every ring of the manifest of its version is told an address, and no key is unknown to it."""
-    unit = nix_tool.host(HOST, overlay)
+    unit = nix_tool.host(BASE, overlay)
     settings = nix_tool.eval_json(f"{unit}.config.services.tempo.settings")
     rings = {
         name: value["ring"]["instance_addr"] for name, value in settings.items() if "ring" in value
@@ -84,7 +85,7 @@ def test_tempo_needs_no_address_of_the_machine(nix_tool: Nix, overlay: str, old:
     ],
 )
 def test_the_front_is_probed_where_it_listens(nix_tool: Nix, options: str, site: str) -> None:
-    host = nix_tool.host(f"{{ services.aistack.nginx = {{ {options} }}; }}", HOST)
+    host = nix_tool.host(f"{{ services.aistack.nginx = {{ {options} }}; }}", BASE)
     jobs = nix_tool.eval_json(f"{host}.config.services.prometheus.scrapeConfigs")
     front = next(job for job in jobs if job["job_name"] == "aistack-front")
     probed = {entry["labels"]["service"]: entry["targets"] for entry in front["static_configs"]}
@@ -95,7 +96,7 @@ def test_the_front_is_probed_where_it_listens(nix_tool: Nix, options: str, site:
 @pytest.mark.parametrize("name", [None, "ai.example.org"])
 def test_the_probe_asks_for_the_name_of_the_site(nix_tool: Nix, name: str | None) -> None:
     options = "" if name is None else f'services.aistack.nginx.hostName = "{name}";'
-    host = nix_tool.host(f'{{ {options} networking.hostName = "box"; }}', HOST)
+    host = nix_tool.host(f'{{ {options} networking.hostName = "box"; }}', BASE)
     found = nix_tool.eval_json(
         f"let c = {host}.config.services; in {{ inherit (c.nginx.virtualHosts.aistack) serverName;"
         " probe = builtins.fromJSON c.prometheus.exporters.blackbox.configFile.text; }"
@@ -107,7 +108,7 @@ def test_the_probe_asks_for_the_name_of_the_site(nix_tool: Nix, name: str | None
 
 def test_only_what_the_front_serves_is_probed(nix_tool: Nix) -> None:
     hidden = '(root + "/src/aistack/stack.toml")'
-    host = nix_tool.host(HOST).replace(
+    host = nix_tool.host(BASE).replace(
         "nixosSystem {",
         "nixosSystem { specialArgs.aistackStack = let table = nixpkgs.lib.importTOML"
         f" {hidden}; in nixpkgs.lib.recursiveUpdate table {{ services.embeddings.clients ="

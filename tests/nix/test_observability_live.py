@@ -28,11 +28,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from aistack.config import Tracing
 from aistack.service import tracing
 from fix_embeddings import ValkeyProcess
-from fix_observability import HOST, OBSERVABILITY
+from fix_observability import OBSERVABILITY
 from fix_postgres import PostgresServer
 from fix_site import free_ports
-from nix.debian import Prefix, prefix
-from nix.required import needed, unavailable
+from nix.debian import Prefix
+from nix.hosts import BASE
+from nix.required import unavailable
 from nix.toolchain import Nix
 
 T = TypeVar("T")
@@ -203,7 +204,7 @@ def test_probes_as_the_module_configures_them(
     monitoring: Prefix, nix_tool: Nix, certificate: Path
 ) -> None:
     config = nix_tool.build(
-        f"{nix_tool.host(HOST)}.config.services.prometheus.exporters.blackbox.configFile"
+        f"{nix_tool.host(BASE)}.config.services.prometheus.exporters.blackbox.configFile"
     )
     status = {"/v1/search": 401, "/open": 200, "/dead": 503, "/readyz": 200}
     with (
@@ -231,7 +232,7 @@ def test_prometheus_scrapes_what_the_module_says(
     monitoring: Prefix, nix_tool: Nix, tmp_path: Path
 ) -> None:
     """The rendered jobs and rules, in a real Prometheus whose targets are one stand-in."""
-    host = nix_tool.host(HOST)
+    host = nix_tool.host(BASE)
     jobs = nix_tool.eval_json(f"{host}.config.services.prometheus.scrapeConfigs")
     rules = nix_tool.build(f"builtins.head {host}.config.services.prometheus.ruleFiles")
     asked: set[str] = set()
@@ -299,12 +300,12 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-def test_traces_go_through_systemds_proxy(nix_tool: Nix, tmp_path: Path) -> None:
+def test_traces_go_through_systemds_proxy(
+    nix_tool: Nix, systemd_tools: Prefix, tmp_path: Path
+) -> None:
     """The rendered ExecStart, with the socket handed over as systemd does it."""
-    with needed():
-        systemd = prefix("systemd", "trixie", ["systemd"])
     rendered = nix_tool.eval_raw(
-        f"{nix_tool.host(HOST)}.config.systemd.services.aistack-otlp.serviceConfig.ExecStart"
+        f"{nix_tool.host(BASE)}.config.systemd.services.aistack-otlp.serviceConfig.ExecStart"
     ).split()
     assert rendered[0].endswith("/lib/systemd/systemd-socket-proxyd")
     collector = Collector()
@@ -318,9 +319,9 @@ def test_traces_go_through_systemds_proxy(nix_tool: Nix, tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        proxy = systemd.root / "usr/lib/systemd/systemd-socket-proxyd"
+        proxy = systemd_tools.root / "usr/lib/systemd/systemd-socket-proxyd"
         command = [
-            str(systemd.loader), "--library-path", systemd.library_path(), str(proxy),
+            str(systemd_tools.loader), "--library-path", systemd_tools.library_path(), str(proxy),
             *rendered[1:-1], f"127.0.0.1:{port}",
         ]  # fmt: skip
         # LISTEN_PID must be the process's own number, which only it knows.

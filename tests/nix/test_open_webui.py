@@ -15,9 +15,9 @@ import pytest
 from psycopg import sql
 
 from fix_postgres import PostgresServer
+from nix.hosts import ask, failures
 from nix.toolchain import Nix
 
-ON = 'services.aistack.enable = true; system.stateVersion = "26.05";'
 ALLOWED = 'nixpkgs.config.allowUnfreePredicate = p: builtins.elem p.pname [ "open-webui" ];'
 WEBUI = 'services.aistack.openWebui = { enable = true; hostName = "chat.example.org"; };'
 IMAGE = "docker.io/mindsdb/mindsdb@sha256:" + "0" * 64
@@ -25,16 +25,11 @@ MINDSDB = f'services.aistack.mindsdb = {{ enable = true; image = "{IMAGE}"; }};'
 
 
 def host(nix_tool: Nix, text: str, attribute: str) -> Any:
-    return nix_tool.eval_json(f"{nix_tool.host('{ ' + ON + text + ' }')}.config.{attribute}")
+    return ask(nix_tool, attribute, f"{{ {text} }}")
 
 
 def refused(nix_tool: Nix, text: str) -> list[str]:
-    found = nix_tool.eval_json(
-        f"let c = {nix_tool.host('{ ' + ON + text + ' }')}.config; in"
-        " builtins.map (a: a.message) (builtins.filter (a: !a.assertion) c.assertions)"
-    )
-    assert isinstance(found, list)
-    return found
+    return failures(nix_tool, f"{{ {text} }}")
 
 
 def environment(nix_tool: Nix, more: str = "") -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nix.hosts import ask, failures
 from nix.toolchain import Nix
 
 FILE = Path(__file__).resolve().parents[2] / "nix" / "models.nix"
@@ -81,28 +82,24 @@ def test_the_chat_model_of_the_laptop_leaves_room_for_the_rest(models: dict[str,
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_evaluates_with_all_its_models(nix_tool: Nix, profile: str) -> None:
-    host = nix_tool.host(
-        '{ services.aistack.enable = true; system.stateVersion = "26.05";'
-        " nixpkgs.config.allowUnfree = true; services.aistack.llama.instances.embedding = { };"
+    module = (
+        "{ nixpkgs.config.allowUnfree = true; services.aistack.llama.instances.embedding = { };"
         " services.aistack.llama.instances.reranking = { };"
         f' services.aistack.models.profile = "{profile}"; }}'
     )
-    units = nix_tool.eval_json(f"{host}.config.system.build.units")
+    units = ask(nix_tool, "system.build.units", module)
     for role in ("chat", "embedding", "reranking"):
         assert f"aistack-llama-{role}.service" in units
-    failing = "builtins.map (a: a.message) (builtins.filter (a: !a.assertion) c.assertions)"
-    assert nix_tool.eval_json(f"let c = {host}.config; in {failing}") == []
+    assert failures(nix_tool, module) == []
 
 
 def test_every_preset_evaluates_or_says_what_to_set(nix_tool: Nix, models: dict[str, Any]) -> None:
     for name, preset in models["presets"].items():
-        host = nix_tool.host(
-            '{ services.aistack.enable = true; system.stateVersion = "26.05";'
-            f' services.aistack.llama.instances.chat = {{ preset = "{name}";'
-            f' mode = "{preset["role"]}"; }}; }}'
+        messages = failures(
+            nix_tool,
+            f'{{ services.aistack.llama.instances.chat = {{ preset = "{name}";'
+            f' mode = "{preset["role"]}"; }}; }}',
         )
-        failing = "builtins.map (a: a.message) (builtins.filter (a: !a.assertion) c.assertions)"
-        messages = nix_tool.eval_json(f"let c = {host}.config; in {failing}")
         if preset["hash"] is not None:
             assert messages == []
         else:

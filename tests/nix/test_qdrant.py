@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nix.hosts import BASE
 from nix.toolchain import SYSTEM, Nix, NixError
 
 ON = "services.aistack.qdrant.enable = true;"
@@ -21,9 +22,7 @@ ON = "services.aistack.qdrant.enable = true;"
 
 def config(nix: Nix, module: str, expression: str) -> Any:
     """An expression over `c`, the configuration of a host with `module`."""
-    host = nix.host(
-        '{ services.aistack.enable = true; system.stateVersion = "26.05"; }', f"{{ {module} }}"
-    )
+    host = nix.host(BASE, f"{{ {module} }}")
     scope = f"let c = {host}.config; pkgs = nixpkgs.legacyPackages.{SYSTEM}; in "
     return nix.eval_json(scope + expression)
 

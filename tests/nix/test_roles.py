@@ -18,6 +18,7 @@ from aistack.stack import load_stack
 from fix_front import Upstream, serving, unix
 from fix_site import Site, free_ports, running
 from nix.debian import Prefix
+from nix.hosts import BASE
 from nix.toolchain import Nix, NixError
 
 NAME = "aistack.internal"
@@ -229,7 +230,7 @@ async def test_machine_with_another_name_is_not_asked(
 
 
 def _config(nix: Nix, module: str, attribute: str) -> object:
-    host = nix.host('{ services.aistack.enable = true; system.stateVersion = "26.05"; }', module)
+    host = nix.host(BASE, module)
     return nix.eval_json(f"{host}.config.{attribute}")
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from aistack.service.keys import KeyStore, read_key
 from nix.closure import named
+from nix.hosts import BASE
 from nix.toolchain import Nix
-
-BASE = '{ services.aistack.enable = true; system.stateVersion = "26.05"; }'
 
 #: What somebody adds to stack.toml; nothing else in this file is known to the modules.
 ENTRY = """

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aistack.service import metrics
-from aistack.service.context import caller_key, deadline, request_id
+from aistack.service.context import caller_key, deadline, remaining, request_id
 from aistack.service.errors import (
     DeadlineExceeded,
     Forbidden,
@@ -275,8 +275,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "principal" in scope.get("state", {}):
             # Answered before the caller's own time is over, so that it learns why.
-            left = (deadline.get() or math.inf) - time.monotonic()
-            if not await self.started(min(self.hold_seconds, 0.8 * left)):
+            ready = await self.started(min(self.hold_seconds, 0.8 * remaining(math.inf)))
+            if not ready:
                 metrics.REFUSED.labels("loading").inc()
                 raise Unavailable(f"Still starting: {self.status()}.", retry_after=2.0)
         await self.app(scope, receive, send)
