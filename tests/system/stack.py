@@ -16,8 +16,10 @@ from system.driver import Answer, GuestError, Machine
 
 ALLOWED = Path(__file__).parent / "journal-allowed.toml"
 BASE_URL = "https://machine"
-KEY = "/var/lib/aistack/keys/default.key"
-CERTIFICATE = "/var/lib/aistack-tls/certificate.pem"
+KEYS = "/var/lib/aistack/keys"
+KEY = f"{KEYS}/default.key"
+TLS = "/var/lib/aistack-tls"
+CERTIFICATE = f"{TLS}/certificate.pem"
 #: Seconds of a cold start on the slow engine of a busy machine.
 START_SECONDS = 300.0
 
@@ -32,6 +34,15 @@ def services() -> dict[str, Any]:
 SERVICES = tuple(services())
 UNITS = tuple(f"aistack-{name}.service" for name in SERVICES)
 LLAMA = "aistack-llama-chat.service"
+DATA = ("postgresql.service", "redis-aistack.service")
+#: A request that a service answers by itself.
+EARLY: dict[str, tuple[str, str, object]] = {
+    "embeddings": ("POST", "/embed", {"inputs": "early"}),
+    "aidb": ("GET", "/v1/collections", None),
+    "coordinator": ("GET", "/v1/models", None),
+}
+#: What stands before a command that runs beside the tests.
+TRANSIENT = "systemd-run --quiet --collect --property=Type=exec"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,15 @@
-"""The rendered stack on real systemd, in one guest that the tests use in their order.
+"""The rendered stack on real systemd as it comes up, in a guest that the tests use in their order.
 
-The first ones look at it as it came up; from `test_killed…` on they break it, each leaving it
-whole for the next.
+`test_stack_faults` then breaks it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shlex
-import time
 
 import pytest
 
@@ -20,24 +17,22 @@ from system.assemble import RENDERED
 from system.closure import REPOSITORY
 from system.differences import Differences
 from system.driver import Machine
-from system.stack import LLAMA, SERVICES, UNITS, Stack, complaints, services
+from system.stack import (
+    DATA,
+    EARLY,
+    KEYS,
+    LLAMA,
+    SERVICES,
+    TLS,
+    TRANSIENT,
+    UNITS,
+    Stack,
+    complaints,
+    services,
+)
 
 #: Fixtures, which download and build, have limits of their own.
 pytestmark = pytest.mark.timeout(600, func_only=True)
-
-#: Rolling restarts of each service; `make test-system-long` takes 100.
-RESTARTS = int(os.environ.get("AISTACK_SYSTEM_RESTARTS", "10"))
-DATA = ("postgresql.service", "redis-aistack.service")
-CERTIFICATE = "/var/lib/aistack-tls"
-MODEL = "/var/lib/models/chat.gguf"
-KEYS = "/var/lib/aistack/keys"
-#: A request that a service answers by itself.
-EARLY: dict[str, tuple[str, str, object]] = {
-    "embeddings": ("POST", "/embed", {"inputs": "early"}),
-    "aidb": ("GET", "/v1/collections", None),
-    "coordinator": ("GET", "/v1/models", None),
-}
-TRANSIENT = "systemd-run --quiet --collect --property=Type=exec"
 
 
 def test_the_whole_target_is_up_from_cold(stack: Stack, machine: Machine) -> None:
@@ -171,7 +166,7 @@ def test_a_service_reads_its_own_credentials_and_no_others(stack: Stack, machine
         others = [other for other in SERVICES if other != name]
         forbidden = [f"/run/credentials/aistack-{other}.service/pepper" for other in others]
         forbidden += [f"{KEYS}/internal/{other}.key" for other in SERVICES]
-        forbidden += [f"{KEYS}/pepper", f"{KEYS}/default.key", f"{CERTIFICATE}/server.pem"]
+        forbidden += [f"{KEYS}/pepper", f"{KEYS}/default.key", f"{TLS}/server.pem"]
         for other in others:
             process = machine.get_unit_property(f"aistack-{other}.service", "MainPID")
             forbidden.append(f"/proc/{process}/environ")
@@ -205,7 +200,7 @@ def test_no_secret_is_in_the_store_the_journal_or_a_process(machine: Machine) ->
         f"for file in {KEYS}/pepper {KEYS}/default.key {KEYS}/internal/*.key"
         " $(find /var/lib/aistack/secrets -type f); do cat $file; echo; done"
         " | sed '/^$/d' > /run/search/real",
-        f"sed -n 2p {CERTIFICATE}/server.pem >> /run/search/real",
+        f"sed -n 2p {TLS}/server.pem >> /run/search/real",
         f"(cat /run/search/real; echo {planted}) > /run/search/patterns",
         f"echo {planted} | systemd-cat",
         f"{TRANSIENT} --unit=planted --setenv=SECRET={planted} sleep 600",
@@ -283,203 +278,3 @@ def test_the_guest_has_the_rendered_files_byte_for_byte(machine: Machine) -> Non
         assert machine.get_unit_property(unit, "DropInPaths") == wanted, unit
         fragment = machine.get_unit_property(unit, "FragmentPath")
         assert fragment == f"/etc/systemd/system/{unit}", unit
-
-
-@pytest.mark.parametrize("unit", [*UNITS, LLAMA, *DATA, "nginx.service"])
-def test_killed_it_is_back_by_itself(stack: Stack, machine: Machine, unit: str) -> None:
-    others = [other for other in (*UNITS, LLAMA, *DATA) if other != unit]
-    before, untouched = stack.invocations(unit)[unit], stack.invocations(*others)
-    machine.succeed(f"systemctl kill --signal=KILL --kill-whom=main {unit}")
-    stack.wait_restarted(unit, before)
-    stack.check("ready")
-    assert stack.invocations(*others) == untouched
-    assert stack.failed_units() == []
-
-
-def test_the_watchdog_ends_processes_that_stand_still(stack: Stack, machine: Machine) -> None:
-    before, since = stack.invocations(*UNITS), machine.cursor()
-    machine.succeed(f"systemctl kill --signal=STOP --kill-whom=main {' '.join(UNITS)}")
-    for unit in UNITS:
-        stack.wait_restarted(unit, before[unit], timeout=150)
-    texts = {(one.unit, one.text) for one in stack.journal(since)}
-    for unit in UNITS:
-        assert any(of == unit and "Watchdog timeout" in text for of, text in texts), unit
-    stack.check("ready")
-
-
-def test_without_redis_everything_answers(stack: Stack, machine: Machine) -> None:
-    machine.succeed("systemctl stop redis-aistack.service")
-    try:
-        for _ in range(3):
-            status, text = stack.request("POST", "/embed", {"inputs": "no cache"})
-            assert status == 200, text
-        stack.check("recall", "--state", "/run/check-store.json")
-    finally:
-        machine.succeed("systemctl start redis-aistack.service")
-    machine.wait_until_succeeds(
-        "curl -sf http://127.0.0.1:9180/embeddings/readyz | grep -q '\"ready\"'", timeout=60
-    )
-
-
-def test_without_postgresql_documents_are_503_and_come_back(stack: Stack, machine: Machine) -> None:
-    units = stack.invocations(*UNITS)
-    machine.succeed("systemctl stop postgresql.service")
-    try:
-        stack.machine.wait_until_succeeds(
-            f"test $(curl -s -o /dev/null -w '%{{http_code}}'"
-            f" --cacert {CERTIFICATE}/certificate.pem"
-            f' -H "authorization: Bearer $(cat {KEYS}/default.key)"'
-            " https://machine/v1/collections) = 503",
-            timeout=60,
-        )
-        status, text = stack.request("POST", "/embed", {"inputs": "no database"})
-        assert status == 200, text
-    finally:
-        machine.succeed("systemctl start postgresql.target")
-    machine.wait_until_succeeds(
-        stack.command("recall", "--state", "/run/check-store.json"), timeout=90
-    )
-    assert stack.invocations(*UNITS) == units
-    assert machine.get_unit_property("aistack-migrate.service", "NRestarts") == "0"
-
-
-def test_a_missing_model_stops_its_server_alone_with_one_line(
-    stack: Stack, machine: Machine
-) -> None:
-    others = stack.invocations(*UNITS)
-    since = machine.cursor()
-    machine.succeed(f"mv {MODEL} {MODEL}.away")
-    try:
-        machine.fail(f"systemctl restart {LLAMA}")
-        lines = [one.text for one in stack.journal(since) if one.unit == LLAMA]
-        told = [text for text in lines if MODEL in text and "services.aistack" in text]
-        assert len(told) >= 1, lines
-        assert not any("Traceback" in text for text in lines)
-        stack.check("recall", "--state", "/run/check-store.json")
-        status, _text = stack.request(
-            "POST",
-            "/v1/chat/completions",
-            {"model": "local", "messages": [{"role": "user", "content": "Hi"}]},
-        )
-        assert status == 503
-    finally:
-        machine.succeed(f"mv {MODEL}.away {MODEL}", f"systemctl restart {LLAMA}")
-    stack.check("ready")
-    assert stack.invocations(*UNITS) == others
-
-
-def test_a_missing_key_stops_its_service_alone_with_one_line(
-    stack: Stack, machine: Machine
-) -> None:
-    unit, key = "aistack-coordinator.service", f"{KEYS}/internal/coordinator.key"
-    others = [other for other in UNITS if other != unit]
-    untouched = stack.invocations(*others)
-    since = machine.cursor()
-    machine.succeed(f"mv {key} {key}.away")
-    try:
-        machine.fail(f"systemctl restart {unit}")
-        lines = [one.text for one in stack.journal(since) if one.unit == unit]
-        told = [text for text in lines if text.startswith("aistack coordinator: ")]
-        machine.log(f"{told}")
-        assert told
-        assert all("key" in text for text in told)
-        assert not any("Traceback" in text for text in lines)
-        # Its socket is open and its clients wait: for the service, or for their deadline.
-        for name in SERVICES:
-            if name != "coordinator":
-                status, text = stack.request(*EARLY[name])
-                assert status == 200, text
-    finally:
-        machine.succeed(f"mv {key}.away {key}")
-    stack.check("ready")
-    assert stack.invocations(*others) == untouched
-
-
-def test_a_missing_certificate_is_made_again_when_nginx_starts(
-    stack: Stack, machine: Machine
-) -> None:
-    old = machine.succeed(f"cat {CERTIFICATE}/certificate.pem")
-    machine.succeed(f"rm {CERTIFICATE}/server.pem", "systemctl restart nginx.service")
-    assert machine.succeed(f"cat {CERTIFICATE}/certificate.pem") != old
-    stack.check("ready")
-
-
-@pytest.mark.timeout(300 + 60 * RESTARTS, func_only=True)
-def test_rolling_restarts_under_load_lose_no_request(stack: Stack, machine: Machine) -> None:
-    stack.check("ready")
-    command = stack.command(
-        *("load", "--until", "/run/load.stop", "--report", "/run/load.json"),
-        *("--progress", "/run/load.progress"),
-        *("--seconds", str(60 + 60 * RESTARTS)),
-    )
-    machine.succeed(
-        "rm -f /run/load.stop /run/load.json /run/load.progress",
-        f"{TRANSIENT} --unit=check-load bash -c {shlex.quote(command)}",
-    )
-    answered = more_answers(machine, 50)
-    for number in range(RESTARTS):
-        begun = time.monotonic()
-        for unit in UNITS:
-            machine.succeed(f"systemctl restart {unit}")
-            # The load went on meanwhile, and goes on.
-            answered = more_answers(machine, answered)
-        machine.log(f"round {number + 1} of restarts in {time.monotonic() - begun:.1f} s")
-    machine.succeed("touch /run/load.stop")
-    machine.wait_for_file("/run/load.json", timeout=120)
-    report = json.loads(machine.succeed("cat /run/load.json"))
-    machine.log(f"{RESTARTS} restarts of each service: {json.dumps(report)}")
-    assert report["failed"] == 0, report["failures"]
-    assert report["waited_429"] == 0
-    assert report["requests"] >= 10 * len(UNITS) * RESTARTS
-    assert set(report["by_kind"]) == {"embed", "search", "models", "ingest", "chat"}
-    assert stack.failed_units() == []
-
-
-def more_answers(machine: Machine, than: int) -> int:
-    """How many requests of the load were answered, when they are more than `than`."""
-    machine.wait_until_succeeds(f"test $(cat /run/load.progress) -gt {than}", timeout=60)
-    return int(machine.succeed("cat /run/load.progress"))
-
-
-def test_stopping_the_target_lets_a_stream_end(stack: Stack, machine: Machine) -> None:
-    body = {
-        "model": "local",
-        "messages": [{"role": "user", "content": "Write a long story about a lighthouse keeper."}],
-        "max_tokens": 400,
-        "stream": True,
-    }
-    curl = (
-        f"curl -sN --cacert {CERTIFICATE}/certificate.pem https://machine/v1/chat/completions"
-        f' -H "authorization: Bearer $(cat {KEYS}/default.key)"'
-        f" -H 'content-type: application/json' -d {shlex.quote(json.dumps(body))} > /run/stream"
-    )
-    machine.succeed(f"{TRANSIENT} --unit=check-stream bash -c {shlex.quote(curl)}")
-    machine.wait_until_succeeds('grep -q \'"content":"\' /run/stream', timeout=60)
-    machine.fail("grep -q DONE /run/stream")
-    drain = max(entry["limits"]["drain_seconds"] for entry in services().values())
-    try:
-        machine.succeed("systemctl stop aistack.target", timeout=drain + 30)
-        machine.wait_until_fails("systemctl is-active --quiet check-stream", timeout=30)
-        assert "data: [DONE]" in machine.succeed("cat /run/stream")
-        # systemctl waits for the target itself, not for what it stops.
-        units = " ".join((*UNITS, LLAMA, *(f"aistack-{name}.socket" for name in SERVICES)))
-        machine.wait_until_succeeds(
-            f"! systemctl show -p ActiveState {units} | grep . | grep -v '=inactive$'",
-            timeout=drain + 30,
-        )
-        assert stack.failed_units() == []
-        status, text = stack.request("GET", "/v1/models")
-        assert status == 503, text
-    finally:
-        machine.succeed("systemctl start aistack.target", timeout=200)
-    stack.check("ready")
-    stack.check("recall", "--state", "/run/check-store.json")
-
-
-def test_after_all_that_the_journal_is_clean_again(stack: Stack, machine: Machine) -> None:
-    stack.check("ready")
-    since = machine.cursor()
-    stack.check("story", "--collection", "check-last")
-    messages = stack.journal(since)
-    assert messages
-    assert complaints(messages, machine.engine.name) == []
