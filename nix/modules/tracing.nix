@@ -24,7 +24,55 @@ let
   # `http://host:port` as the proxy wants it.
   target =
     if tempo then "127.0.0.1:${toString own.otlpPort}" else lib.removePrefix "http://" own.endpoint;
+  services = map (name: "aistack-${name}") (
+    lib.filter (name: cfg.${name}.enable) (lib.attrNames cfg.stack.services)
+  );
   remote = !tempo && builtins.match "(127[.].*|localhost|\\[::1]):.*" target == null;
+
+  proxy = lib.recursiveUpdate cfg.lib.never {
+    description = "Traces of the AI stack, to ${target}";
+    requires = [ "aistack-otlp.socket" ];
+    after = [ "aistack-otlp.socket" ] ++ lib.optional tempo "tempo.service";
+    wants = lib.optional tempo "tempo.service";
+    serviceConfig =
+      cfg.lib.hardening { network = if remote then "egress" else "loopback"; }
+      // {
+        Type = "notify";
+        ExecStart = "${config.systemd.package}/lib/systemd/systemd-socket-proxyd --connections-max=128 ${target}";
+        DynamicUser = true;
+        Slice = "aistack.slice";
+        MemoryMax = "64M";
+        TasksMax = 16;
+      };
+  };
+
+  confinedTempo = {
+    # It is never given up.
+    unitConfig.StartLimitIntervalSec = mkDefault 0;
+    serviceConfig = lib.mapAttrs (_: mkDefault) {
+      # Upstream's unit is confined less than ours are.
+      CapabilityBoundingSet = "";
+      IPAddressAllow = "localhost";
+      IPAddressDeny = "any";
+      LockPersonality = true;
+      MemoryDenyWriteExecute = true;
+      PrivateDevices = true;
+      PrivateUsers = true;
+      ProtectClock = true;
+      ProtectControlGroups = true;
+      ProtectHome = true;
+      ProtectHostname = true;
+      ProtectKernelLogs = true;
+      ProtectKernelModules = true;
+      ProtectKernelTunables = true;
+      RestrictNamespaces = true;
+      RestrictRealtime = true;
+      RestrictSUIDSGID = true;
+      RestartSec = 5;
+      SystemCallArchitectures = "native";
+      UMask = "0077";
+    };
+  };
 in
 {
   options.services.aistack.tracing = {
@@ -110,24 +158,21 @@ in
       };
     };
 
-    systemd.services.aistack-otlp = mkIf (!toUnix) (
-      lib.recursiveUpdate cfg.lib.never {
-        description = "Traces of the AI stack, to ${target}";
-        requires = [ "aistack-otlp.socket" ];
-        after = [ "aistack-otlp.socket" ] ++ lib.optional tempo "tempo.service";
-        wants = lib.optional tempo "tempo.service";
-        serviceConfig =
-          cfg.lib.hardening { network = if remote then "egress" else "loopback"; }
-          // {
-            Type = "notify";
-            ExecStart = "${config.systemd.package}/lib/systemd/systemd-socket-proxyd --connections-max=128 ${target}";
-            DynamicUser = true;
-            Slice = "aistack.slice";
-            MemoryMax = "64M";
-            TasksMax = 16;
-          };
+    systemd.services = lib.mkMerge [
+      # Stopped together, the services end first, so that the spans of their last requests arrive.
+      (mkIf (!toUnix) (
+        lib.genAttrs services (_: {
+          after = [
+            "aistack-otlp.socket"
+            "aistack-otlp.service"
+          ];
+        })
+      ))
+      {
+        aistack-otlp = mkIf (!toUnix) proxy;
+        tempo = mkIf tempo confinedTempo;
       }
-    );
+    ];
 
     services.tempo = mkIf tempo {
       enable = mkDefault true;
@@ -171,33 +216,6 @@ in
       // lib.optionalAttrs (lib.versionOlder pkgs.tempo.version "3") {
         ingester.lifecycler.address = mkDefault loopback;
         compactor.ring.instance_addr = mkDefault loopback;
-      };
-    };
-    systemd.services.tempo = mkIf tempo {
-      # It is never given up.
-      unitConfig.StartLimitIntervalSec = mkDefault 0;
-      serviceConfig = lib.mapAttrs (_: mkDefault) {
-        # Upstream's unit is confined less than ours are.
-        CapabilityBoundingSet = "";
-        IPAddressAllow = "localhost";
-        IPAddressDeny = "any";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        PrivateDevices = true;
-        PrivateUsers = true;
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        RestartSec = 5;
-        SystemCallArchitectures = "native";
-        UMask = "0077";
       };
     };
   };

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -66,6 +67,14 @@ class Toy:
             },
             stderr=subprocess.PIPE,
         )
+
+    def start_again(self, **sections: dict[str, Any]) -> None:
+        """Another process, with more of a configuration."""
+        self.process.kill()
+        self.process.communicate()
+        self.config.write_text(json.dumps(json.loads(self.config.read_text()) | sections))
+        self.process = self.spawn()
+        self.wait_for("READY=1")
 
     def client(self) -> httpx.Client:
         return httpx.Client(
@@ -170,12 +179,7 @@ def test_drain_finishes_what_runs_and_the_next_process_takes_over(toy: Toy) -> N
 
 
 def test_drain_has_a_deadline(toy: Toy) -> None:
-    config = json.loads(toy.config.read_text())
-    toy.process.kill()
-    toy.process.communicate()
-    toy.config.write_text(json.dumps({**config, "limits": {"drain_seconds": 1}}))
-    toy.process = toy.spawn()
-    toy.wait_for("READY=1")
+    toy.start_again(limits={"drain_seconds": 1})
 
     def slow() -> None:
         with toy.client() as http:
@@ -191,3 +195,19 @@ def test_drain_has_a_deadline(toy: Toy) -> None:
     thread.join(30)
     assert answers[0].status_code == 503
     assert answers[0].headers["retry-after"] == "2"
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_stop(toy: Toy) -> None:
+    path = toy.directory / "otlp.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+        deaf.bind(str(path))
+        deaf.listen()
+        toy.start_again(tracing={"endpoint": f"unix:{path}"})
+        with toy.client() as http:
+            assert http.get("/embed/nothing").status_code == 404
+        toy.process.send_signal(signal.SIGTERM)
+        said = toy.process.communicate(timeout=30)[1].decode()
+    assert toy.process.returncode == 0, said
+    events = [json.loads(line)["event"] for line in said.splitlines()]
+    # The exporter would have gone on for ten seconds, with nobody to feed the watchdog.
+    assert events[-2:] == ["spans_lost", "stopped"]

@@ -238,10 +238,11 @@ def test_stopping_the_target_lets_a_stream_end(stack: Stack, machine: Machine) -
         # systemctl waits for the target itself, not for what it stops.
         units = " ".join((*UNITS, LLAMA, *(f"aistack-{name}.socket" for name in SERVICES)))
         machine.wait_until_succeeds(
-            f"! systemctl show -p ActiveState {units} | grep . | grep -v '=inactive$'",
+            f"! systemctl show -p ActiveState {units} | grep . | grep -vE '=(inactive|failed)$'",
             timeout=drain + 30,
         )
-        assert stack.failed_units() == []
+        failed = stack.failed_units()
+        assert failed == [], [machine.status(unit) for unit in failed]
         status, text = stack.request("GET", "/v1/models")
         assert status == 503, text
     finally:

@@ -122,7 +122,7 @@ def _serve(name: str, config_path: Path | None) -> int:
     try:
         server.run(sockets=[listener])
     finally:
-        provider.shutdown()
+        tracing.finish(provider)
     if runtime.failure is not None:
         raise runtime.failure
     log.info("stopped")

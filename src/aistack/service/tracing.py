@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+import structlog
 from opentelemetry import trace
 from opentelemetry.propagate import inject
 from opentelemetry.sdk.resources import Resource
@@ -11,6 +14,11 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from aistack import __version__
 from aistack.config import Tracing
+
+log = structlog.get_logger()
+
+#: Seconds for the last spans at the end of a process.
+FINISH_SECONDS = 2.0
 
 tracer = trace.get_tracer("aistack", __version__)
 
@@ -35,6 +43,19 @@ def configure(service: str, config: Tracing) -> TracerProvider:
         )
     trace.set_tracer_provider(provider)
     return provider
+
+
+def finish(provider: TracerProvider, seconds: float = FINISH_SECONDS) -> None:
+    """Export what is left, for at most `seconds`; what then is not exported is lost.
+
+    The exporter tries each batch for ten seconds, and its own shutdown takes no limit. A collector
+    that is away must not hold up the stop: nothing feeds the supervisor's watchdog by now.
+    """
+    closing = threading.Thread(target=provider.shutdown, name="spans", daemon=True)
+    closing.start()
+    closing.join(seconds)
+    if closing.is_alive():
+        log.warning("spans_lost", reason="the collector did not answer", seconds=seconds)
 
 
 def outgoing_headers() -> dict[str, str]:
