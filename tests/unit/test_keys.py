@@ -127,6 +127,39 @@ def test_expired_key_is_refused(paths: KeyPaths) -> None:
         store_of(paths).verify(token)
 
 
+def test_a_key_that_was_good_is_refused_when_its_time_is_over(
+    paths: KeyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(paths)
+    _, token = editor_of(paths).create("soon", frozenset({"search"}), expires=time.time() + 1000)
+    assert store.verify(token).name == "soon"
+    later = time.time() + 1001
+    monkeypatch.setattr(time, "time", lambda: later)
+    with pytest.raises(Unauthorized):
+        store.verify(token)
+
+
+def test_a_key_that_was_good_has_its_new_scopes_at_once(paths: KeyPaths) -> None:
+    store = store_of(paths)
+    record, token = editor_of(paths).create("laptop", frozenset({"search", "embed"}))
+    assert store.verify(token).scopes == {"search", "embed"}
+    editor_of(paths).scope(record.id, frozenset({"search"}))
+    assert store.verify(token).scopes == {"search"}
+
+
+def test_only_good_tokens_are_remembered_and_none_as_it_is(paths: KeyPaths) -> None:
+    store = store_of(paths)
+    token = paths.default_key_file.read_text()
+    known = parse_token(token)
+    assert known is not None
+    for _ in range(50):
+        with pytest.raises(Unauthorized):
+            store.verify(keys.make_token(known))
+    assert store.verify(token) == store.verify(token)
+    assert len(store._good) == 1
+    assert token.encode() not in store._good
+
+
 def test_store_that_goes_away_refuses_everybody_until_it_is_back(paths: KeyPaths) -> None:
     store = store_of(paths)
     token = paths.default_key_file.read_text()

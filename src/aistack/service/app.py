@@ -28,6 +28,7 @@ from aistack.service.errors import (
 )
 from aistack.service.keys import KeyStore, Principal
 from aistack.service.lifecycle import Runtime
+from aistack.service.plain_route import plain
 from aistack.service.readiness import Need, Readiness, summary
 from aistack.stack import Limits, ServiceEntry, load_stack
 
@@ -124,7 +125,7 @@ class ScopedRoute(APIRoute):
     """A route whose scope is checked before its body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
+        handler = plain(self, super().get_route_handler())
         wanted = (self.openapi_extra or {}).get("x-scope")
         if not isinstance(wanted, str):
             raise TypeError(f"{self.path}: a route without a scope; use **scope(…)")
@@ -173,13 +174,16 @@ def build(service: Service, config: Config, runtime: Runtime) -> FastAPI:
         lifespan=lifespan,
         # A redirect would repeat the client's Host; the path without the slash is the only one.
         redirect_slashes=False,
+        # RequestContext does this; the framework's own spans would carry paths and query strings.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     for route in service.router.routes:
         if not isinstance(route, ScopedRoute):
             raise TypeError(f"{route}: not made by service_router(), so nothing guards it")
         if (route.openapi_extra or {}).get("x-scope") not in entry.scopes:
             raise TypeError(f"{route.path}: its scope is not among stack.toml's for {entry.name}")
-    app.include_router(service.router)
+    # As they are: a router that is included is asked for its match as well as each of its routes.
+    app.router.routes.extend(service.router.routes)
     docs.mount(app, entry.name)
     _probes(app, service, runtime)
     _errors(app, entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -27,18 +28,35 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
 
     The body must have been read to its end.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(disconnected(request.receive))
+    caller = asyncio.current_task()
+    assert caller is not None
+    before = caller.cancelling()
+    left = over = False
+
+    def leave(_watch: asyncio.Task[None]) -> None:
+        nonlocal left
+        # Also where the watch itself fails: then nobody can be told to be there.
+        if not over:
+            left = True
+            caller.cancel()
+
+    watch = asyncio.ensure_future(_watched(request.receive))
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("The client went away.")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # Somebody else's cancellation, such as a time limit's, goes on as it is.
+        if left and caller.uncancel() <= before:
+            raise ClientGone("The client went away.") from None
+        raise
     finally:
-        for part in (task, gone):
-            part.cancel()
-        # What the work raises while it is cancelled is of no interest to anybody any more.
-        await asyncio.gather(task, gone, return_exceptions=True)
+        over = True
+        watch.cancel()
+
+
+async def _watched(receive: Receive) -> None:
+    with suppress(Exception):  # of no interest to anybody: the connection is broken
+        await disconnected(receive)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import hmac
+import math
 import secrets
 import string
 import time
@@ -116,6 +117,10 @@ class KeyStore:
         self._records: dict[str, KeyRecord] | None = None
         self._stamp: tuple[int, int, int] | None = None
         self._checked = float("-inf")
+        #: Tokens that were found good in the store as it is: their keyed digests → whose they are
+        #: and until when. A new store begins with none, so each holds as long as its key.
+        self._good: dict[bytes, tuple[Principal, float]] = {}
+        self._digest_key = secrets.token_bytes(32)
         try:
             self._load()
         except (OSError, ValueError) as error:
@@ -129,23 +134,30 @@ class KeyStore:
         self._reload()
         if self._records is None:
             raise Unavailable("The key store cannot be read: every request is refused.")
+        known = hashlib.blake2b((token or "").encode(), key=self._digest_key).digest()
+        if (found := self._good.get(known)) is not None and time.time() < found[1]:
+            return found[0]
         key_id = parse_token(token) if token else None
         record = self._records.get(key_id) if key_id else None
         # The same work is done for an unknown key as for a known one.
         digest = _digest(self._pepper, token or "")
         now = time.time()
         good = False
+        until = 0.0
         for secret in record.secrets if record else ():
-            alive = secret.expires is None or now < secret.expires
-            good |= hmac.compare_digest(secret.hash, digest) and alive
+            expires = math.inf if secret.expires is None else secret.expires
+            if hmac.compare_digest(secret.hash, digest) and now < expires:
+                good, until = True, max(until, expires)
         if record is None or not good:
             raise Unauthorized(
                 "Send a valid API key as `Authorization: Bearer ais_…`;"
                 " `aistack keys create` makes one."
             )
-        return Principal(
+        principal = Principal(
             record.id, record.name, frozenset(record.scopes), record.kind == "internal"
         )
+        self._good[known] = principal, until
+        return principal
 
     def _reload(self) -> None:
         now = time.monotonic()
@@ -157,11 +169,13 @@ class KeyStore:
                 self._load()
         except (OSError, ValueError):
             self._records, self._stamp = None, None
+            self._good.clear()
 
     def _load(self) -> None:
         stamp = self._stat()
         parsed = KeyFile.model_validate_json(self._path.read_bytes())
         self._records = {record.id: record for record in parsed.keys}
+        self._good.clear()
         self._stamp = stamp
         self._checked = time.monotonic()
 

@@ -15,6 +15,10 @@ from aistack.service.notify import Notifier
 
 log = structlog.get_logger()
 
+#: How much longer than the start itself its supervisor is asked to wait, in seconds: so that a
+#: start that takes too long ends by itself, with a line that says where it was.
+EXTEND_MARGIN = 5.0
+
 
 class Runtime:
     """The state of this process that its parts share; belongs to the event loop."""
@@ -29,6 +33,7 @@ class Runtime:
         self._settled = asyncio.Event()
         self._notifier = notifier
         self._start_seconds = start_seconds
+        self._start_clock: asyncio.Timeout | None = None
         self._born = time.monotonic()
 
     def status(self, text: str) -> None:
@@ -44,8 +49,17 @@ class Runtime:
         return self.started
 
     def extend(self, seconds: float) -> None:
-        """Asks the supervisor for more time to start."""
-        self._notifier.send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+        """From now the start has at least so many seconds, here and at the supervisor's.
+
+        Nothing happens when no start is under way: it has ended, or its time is already over.
+        """
+        clock = self._start_clock
+        if clock is None or clock.expired():
+            return
+        until = asyncio.get_running_loop().time() + seconds
+        if (limit := clock.when()) is not None and limit < until:
+            clock.reschedule(until)
+        self._notifier.send(f"EXTEND_TIMEOUT_USEC={int((seconds + EXTEND_MARGIN) * 1e6)}")
 
     def uptime(self) -> float:
         """Seconds since this process made its runtime."""
@@ -80,18 +94,23 @@ class Runtime:
             await stop()
 
     async def _start(self, start: Callable[[Runtime], Awaitable[None]]) -> None:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._start_seconds) as clock:
-                await start(self)
+                self._start_clock = clock
+                try:
+                    await start(self)
+                finally:
+                    self._start_clock = None
         except StartError as error:
             self._fail(error)
         except TimeoutError as error:
             if not clock.expired():
                 self._fail(_unexpected(error))
                 return
-            self._fail(
-                StartError(f"not ready within {self._start_seconds:g} s; last: {self.progress}")
-            )
+            # The limit itself where nobody asked for more.
+            seconds = max(self._start_seconds, round(time.monotonic() - began))
+            self._fail(StartError(f"not ready within {seconds:g} s; last: {self.progress}"))
         except Exception as error:  # noqa: BLE001 - the start's boundary: the process ends with it
             self._fail(_unexpected(error))
         else:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
 import structlog.tracebacks
 from opentelemetry import trace
+from structlog.typing import EventDict
 
 from aistack.config import Log
 from aistack.service.context import caller_key, request_id
@@ -23,8 +23,13 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 
 def configure(service: str, config: Log) -> None:
     """Sends structlog and the standard library's loggers through one pipeline to stderr."""
+
+    def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["service"] = service
+        return event
+
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        add_service,
         _add_ids,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -35,13 +40,14 @@ def configure(service: str, config: Log) -> None:
         renderer = structlog.processors.JSONRenderer(serializer=_dumps)
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    lines = _Lines(handler)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, renderer],
+        logger_factory=lambda *_names: lines,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -61,12 +67,35 @@ def configure(service: str, config: Log) -> None:
         "uvicorn.error",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(service=service)
 
 
-def _add_ids(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+class _Lines:
+    """Writes rendered lines where the libraries' handler writes, between its lines.
+
+    Not through `logging`: a record of it costs more than all the rest of an access line.
+    """
+
+    def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
+        self._handler = handler
+
+    def info(self, line: str) -> None:
+        """One line; any level, since the levels are told apart before."""
+        handler = self._handler
+        handler.acquire()
+        try:
+            handler.stream.write(line + "\n")
+            handler.flush()
+        except (OSError, ValueError):
+            # As `logging` has it: a request does not fail because stderr is full or closed, and
+            # there is nowhere left to say so.
+            return
+        finally:
+            handler.release()
+
+    debug = warning = error = critical = info
+
+
+def _add_ids(_logger: Any, _method: str, event: EventDict) -> EventDict:
     if (found := request_id.get()) is not None:
         event.setdefault("request_id", found)
     if (found := caller_key.get()) is not None:

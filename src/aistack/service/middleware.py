@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import re
-import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import cache
 
 import structlog
-from opentelemetry import context as otel_context
-from opentelemetry.propagate import extract
-from opentelemetry.trace import SpanKind
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aistack.service import metrics
@@ -31,7 +30,7 @@ from aistack.service.errors import (
     render,
 )
 from aistack.service.keys import KeyStore
-from aistack.service.tracing import tracer
+from aistack.service.tracing import RequestSpan
 from aistack.stack import Limits, ServiceEntry
 
 log = structlog.get_logger()
@@ -43,9 +42,10 @@ _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:-]{1,128}$")
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first value of a request header; names are lower case in ASGI."""
-    for key, value in scope["headers"]:
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    for key, value in headers:
         if key == name:
-            return bytes(value)
+            return value
     return None
 
 
@@ -71,7 +71,8 @@ class RequestContext:
             return
         given = header(scope, b"x-request-id")
         good = given is not None and _REQUEST_ID.match(given)
-        identifier = given.decode() if given and good else "req_" + secrets.token_hex(12)
+        # Not a secret: it only has to be another one each time.
+        identifier = given.decode() if given and good else f"req_{random.getrandbits(96):024x}"
         carrier = {
             name: value.decode("latin-1")
             for name in ("traceparent", "tracestate")
@@ -79,35 +80,24 @@ class RequestContext:
         }
         answer = _Answer(send, identifier.encode(), self.draining)
         id_token = request_id.set(identifier)
-        otel_token = otel_context.attach(extract(carrier))
+        span = RequestSpan(scope["method"], carrier)
         started = time.perf_counter()
         metrics.IN_FLIGHT.inc()
         try:
-            with tracer.start_as_current_span(
-                scope["method"],
-                kind=SpanKind.SERVER,
-                record_exception=False,
-                set_status_on_exception=False,
-            ) as span:
-                try:
-                    await self.app(scope, receive, answer.send)
-                finally:
-                    route = route_of(scope)
-                    span.update_name(f"{scope['method']} {route}")
-                    span.set_attribute("http.request.method", scope["method"])
-                    span.set_attribute("http.route", route)
-                    span.set_attribute("http.response.status_code", answer.status)
-                    self._account(scope, route, answer, time.perf_counter() - started)
+            await self.app(scope, receive, answer.send)
         finally:
+            route = route_of(scope)
+            self._account(scope, route, answer, time.perf_counter() - started)
+            span.end(scope["method"], route, answer.status)
             metrics.IN_FLIGHT.dec()
-            otel_context.detach(otel_token)
             request_id.reset(id_token)
 
     def _account(self, scope: Scope, route: str, answer: _Answer, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         status = str(answer.status) if answer.complete else "aborted"
-        metrics.REQUESTS.labels(method, route, status).inc()
-        metrics.REQUEST_SECONDS.labels(method, route).observe(seconds)
+        answered, took = _series(method, route, status)
+        answered.inc()
+        took.observe(seconds)
         if answer.status and not answer.complete:
             metrics.ABORTED.labels(route).inc()
         write = log.debug if route in PROBES else log.info
@@ -121,6 +111,15 @@ class RequestContext:
             complete=answer.complete,
             ms=round(seconds * 1000, 2),
         )
+
+
+@cache
+def _series(method: str, route: str, status: str) -> tuple[Counter, Histogram]:
+    """Looked up once: as many as there are series."""
+    return (
+        metrics.REQUESTS.labels(method, route, status),
+        metrics.REQUEST_SECONDS.labels(method, route),
+    )
 
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -343,4 +342,7 @@ class LimitRequests:
 
     def _too_large(self) -> TooLarge:
         metrics.REFUSED.labels("body").inc()
-        return TooLarge(f"The body is over {self.limits.body_bytes} bytes.")
+        return TooLarge(
+            f"The body is over {self.limits.body_bytes} bytes: send it in parts, or raise"
+            " limits.body_bytes."
+        )

@@ -64,7 +64,8 @@ class Readiness:
             async with asyncio.timeout(PROBE_SECONDS):
                 await need.probe()
         except Exception as error:  # noqa: BLE001 - whatever a probe raises means "not up"
-            reason = type(error).__name__
+            # What the dependency itself said, where a client of ours wrapped it.
+            reason = type(error.__cause__ or error).__name__
             log.debug("probe_failed", need=need.name, error=reason, reason=str(error)[:200])
         kind = "required" if need.required else "degrades"
         metrics.NEED_UP.labels(need.name, kind).set(reason is None)
