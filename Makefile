@@ -8,8 +8,8 @@ ARGS ?=
 # The CPU build; anything looser pulls gigabytes of CUDA.
 TORCH := torch==2.13.0
 
-.PHONY: up test check install install-test install-torch bench bench-embeddings bench-retrieval \
-	bench-search bench-chat bench-start bench-profile test-suite test-system test-system-long \
+.PHONY: up test check install install-test install-torch install-openvino bench \
+	bench-embeddings bench-retrieval bench-search bench-chat bench-start bench-profile test-suite test-system test-system-long \
 	mutations options rendered format clean
 
 $(BIN)/python:
@@ -37,9 +37,15 @@ $(VENV)/.torch: $(VENV)/.runtime
 	@$(PIP) -c constraints.txt -e '.[onnx,dev,torch]' | sed '/already satisfied/d'
 	@touch $@
 
+$(VENV)/.openvino: $(VENV)/.runtime
+	@echo "Installing the openvino engine …"
+	@$(PIP) -c constraints.txt -e '.[onnx,dev,openvino]' | sed '/already satisfied/d'
+	@touch $@
+
 install: $(VENV)/.runtime
 install-test: $(VENV)/.test
 install-torch: $(VENV)/.torch
+install-openvino: $(VENV)/.openvino
 
 # exec, so that Ctrl-C goes to aistack alone.
 up: $(VENV)/.runtime

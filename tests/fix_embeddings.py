@@ -64,9 +64,18 @@ def golden(model_files: ModelFiles) -> Golden:
 
 
 @pytest.fixture(scope="session")
-def graph_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state directory in which the graph is built once for the session."""
-    return tmp_path_factory.mktemp("graph")
+def graph_state(tmp_path_factory: pytest.TempPathFactory, model_files: ModelFiles) -> Path:
+    """A state directory with the graph, built once for the session.
+
+    So `auto` is onnx in fp32 there, whatever is installed: the choice of installations that ran
+    before there was one.
+    """
+    state = tmp_path_factory.mktemp("graph")
+    if importlib.util.find_spec("onnx") is not None:
+        from aistack.embeddings.onnx_graph import kept_graph
+
+        kept_graph(model_files, model_files.revision(), state)
+    return state
 
 
 class MemoryStore:
@@ -80,6 +89,7 @@ class MemoryStore:
 
     async def mget(self, keys: Sequence[str | bytes]) -> list[bytes | None]:
         self.reads += 1
+        await asyncio.sleep(0)  # as one on a socket does
         if self.away:
             raise Unavailable("redis is not available right now.")
         return [self.values.get(key) for key in keys]
@@ -213,7 +223,8 @@ def new_embeddings(directory: Path, state: Path, **sections: dict[str, Any]) -> 
         "auth": {"keys_file": str(keys.keys_file), "pepper_file": str(keys.pepper_file)},
         "listen": {"socket": str(directory / "embeddings.sock")},
         "redis": {"url": f"unix://{directory / 'redis.sock'}"},
-        "embeddings": {"state_dir": str(state), "cache_seconds": 0},
+        # Said, so that the vectors are the golden ones whatever is installed.
+        "embeddings": {"state_dir": str(state), "cache_seconds": 0, "encoder": "onnx"},
     }
     for name, values in sections.items():
         settings[name] = {**settings.get(name, {}), **values}

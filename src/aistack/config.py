@@ -141,15 +141,48 @@ class EmbeddingsConfig(Section):
     model: Path | None = Field(
         None, description="directory of the model; without it the packaged all-MiniLM-L6-v2"
     )
-    encoder: Literal["auto", "onnx", "torch"] = "auto"
-    precision: Literal["fp32"] = "fp32"
+    revision: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 that the model's weights must have; another one ends the start",
+    )
+    encoder: Literal["auto", "onnx", "openvino", "torch"] = Field(
+        "auto",
+        description="`auto` measures what is installed at the first start, takes the fastest that"
+        " keeps a mean cosine of .999 to fp32, and stays with it (`aistack models`)",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="`auto` is measured as the encoder is; `onnx` has fp32 only, and `torch` takes"
+        " bf16 only when it is said",
+    )
     dimension: int = Field(384, ge=1, le=4096, description="what the model must give")
-    threads: int = Field(1, ge=1, le=64)
+    dimensions: tuple[int, ...] = Field(
+        (),
+        description="further dimensions that a request may ask for, beside those that the model's"
+        " files declare; only for a model that was trained for it (Matryoshka)",
+    )
+    threads: int = Field(1, ge=1, le=64, description="cores of one forward pass")
+    lanes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="forward passes at once; without it one on one or two cores and with torch,"
+        " else one for each core but one, at most 4",
+    )
+    lane_cores: tuple[int, ...] = Field(
+        (), description="cores that the lanes are bound to, one for each; for measurements"
+    )
+    load_seconds: float = Field(
+        600,
+        ge=0,
+        description="how long a start may go on beyond limits.start_seconds while loading advances",
+    )
     batch_tokens: int = Field(
         512,
         ge=256,
         description="padded tokens of one forward pass; on a CPU more gains nothing and makes"
-        " a short text wait longer (bench/embeddings.py), a GPU wants 16384 and more",
+        " a short text wait longer (bench.embeddings), a GPU wants 16384 and more",
     )
     queue_texts: int = Field(2048, ge=1, description="texts waiting; beyond it 429")
     client_batch: int = Field(512, ge=1, description="texts of one request")
@@ -173,15 +206,49 @@ class AidbConfig(Section):
     embedding_model: Path | None = Field(
         None, description="directory with the model's tokenizer; as embeddings.model"
     )
-    workers: int = Field(2, ge=1, le=32, description="ingestion jobs at once")
-    dense_exact_below: int = Field(20_000, ge=0, description="chunks; above, HNSW answers")
-    hnsw_ef_search: int = Field(100, ge=10, le=1000)
+    workers: int = Field(
+        4,
+        ge=1,
+        le=32,
+        description="ingestion jobs at once; two of them are parsed at a time, so that the others"
+        " keep the embeddings service busy",
+    )
+    dense_exact_below: int = Field(
+        10_000, ge=0, description="chunks; from there on an HNSW index is built, and answers"
+    )
+    hnsw_ef_search: int = Field(
+        200, ge=10, le=1000, description="candidates of an HNSW scan: more is slower and finds more"
+    )
+    vector_storage: Literal["vector", "halfvec"] = Field(
+        "vector",
+        description="what the HNSW index holds: the vectors (up to 2000 dimensions), or half-"
+        "precision copies (up to 4000), half as large, whose hits are compared in full precision",
+    )
+    index_memory_mb: int = Field(
+        0,
+        ge=0,
+        le=65536,
+        description="MiB for building an HNSW index, which is fast while it fits (about 2 KiB for a"
+        " vector of 384 dimensions); 0: as PostgreSQL's maintenance_work_mem says",
+    )
+    index_workers: int = Field(
+        1, ge=0, le=32, description="processes that help to build an HNSW index"
+    )
+    retired_days: int = Field(
+        7, ge=0, description="days until the vectors of a model that was replaced are dropped"
+    )
     candidates: int = Field(100, ge=10, le=1000, description="hits taken from each leg")
     bm25_k1: float = Field(1.5, ge=0, le=10, description="how soon repetition stops to count")
     bm25_b: float = Field(0.75, ge=0, le=1, description="how much the length of a chunk counts")
+    fusion: Literal["rrf", "dbsf"] = Field(
+        "rrf", description="by reciprocal rank, or by the distribution of the scores"
+    )
     rrf_k: float = Field(60, gt=0, le=1000, description="of reciprocal rank fusion")
     dense_weight: float = Field(1.0, gt=0, le=100)
     lexical_weight: float = Field(1.0, gt=0, le=100)
+    collapse: Literal["off", "exact", "near"] = Field(
+        "exact", description="chunks that say the same as a better hit: shown, or only counted"
+    )
     cache_seconds: int = Field(3600, ge=0, description="life of a cached search; 0 is off")
 
 

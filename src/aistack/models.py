@@ -11,13 +11,15 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 from safetensors import SafetensorError, safe_open
 
+from aistack.model_prompts import Prompts, read_matryoshka, read_prompts
 from aistack.service.errors import StartError
 
 #: The model that is installed with the package, and the name it goes by on the wire.
@@ -35,7 +37,8 @@ Pooling = Literal["mean", "cls"]
 class EmbeddingSet:
     """What makes two vectors comparable. Vectors of different sets are never mixed.
 
-    `revision` is the SHA-256 of the weights, in hexadecimal.
+    `revision` is `ModelFiles.revision`: the SHA-256 of the weights, in hexadecimal, and of the
+    prompts where the model has any.
     """
 
     model: str
@@ -48,8 +51,14 @@ class EmbeddingSet:
     @property
     def id(self) -> str:
         """16 hexadecimal digits, the same for the same set on every machine and version."""
-        text = "\n".join(f"{name}={value}" for name, value in sorted(asdict(self).items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _set_id(self)
+
+
+@cache
+def _set_id(given: EmbeddingSet) -> str:
+    # Of few sets, and asked for with every answer.
+    text = "\n".join(f"{name}={value}" for name, value in sorted(asdict(given).items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,8 @@ class ModelFiles:
     """A model directory that was read and found whole.
 
     `max_tokens` counts the special tokens; `settings` is a digest of everything beside the
-    weights that changes a vector (tokenizer, architecture, pooling, length).
+    weights that changes a vector (tokenizer, architecture, pooling, length). `matryoshka` are
+    the dimensions, ascending, that its vectors may be cut to.
     """
 
     name: str
@@ -69,8 +79,20 @@ class ModelFiles:
     max_tokens: int
     dimension: int
     settings: str
+    prompts: Prompts = field(default_factory=Prompts)
+    matryoshka: tuple[int, ...] = ()
 
     def revision(self) -> str:
+        """What tells this model from others: `revision_of` the weights. Raises StartError."""
+        return self.revision_of(self.weights_digest())
+
+    def revision_of(self, weights: str) -> str:
+        """`weights` (a SHA-256) itself, or joined with the prompts, which change vectors too."""
+        if not (prompts := self.prompts.canonical):
+            return weights
+        return hashlib.sha256(weights.encode() + b"\n" + prompts).hexdigest()
+
+    def weights_digest(self) -> str:
         """SHA-256 of the weights; reads the whole file. Raises StartError."""
         try:
             with self.weights.open("rb") as stream:
@@ -101,7 +123,7 @@ def read_model(directory: Path, name: str) -> ModelFiles:
     tokenizer_json = _read_json(tokenizer)
     if "model" not in tokenizer_json:
         raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {_MEND}")
-    pooling = _read_pooling(directory)
+    pooling, pooled = _read_pooling(directory)
     dimension = _integer(architecture, "hidden_size", config_path)
     positions = _integer(architecture, "max_position_embeddings", config_path)
     vocabulary = _integer(architecture, "vocab_size", config_path)
@@ -112,6 +134,8 @@ def read_model(directory: Path, name: str) -> ModelFiles:
             f" {(vocabulary, dimension)}: {_MEND}"
         )
     max_tokens = min(_max_tokens(directory, positions), positions)
+    more_path = directory / "config_sentence_transformers.json"
+    more = _read_json(more_path) if more_path.exists() else {}
     described = [architecture, tokenizer_json, pooling, max_tokens]
     settings = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return ModelFiles(
@@ -124,6 +148,8 @@ def read_model(directory: Path, name: str) -> ModelFiles:
         max_tokens=max_tokens,
         dimension=dimension,
         settings=settings,
+        prompts=read_prompts(more, more_path, pooled=pooled),
+        matryoshka=read_matryoshka({config_path: architecture, more_path: more}, dimension),
     )
 
 
@@ -159,7 +185,8 @@ def _packaged_directory() -> Path:
     return configs[0].parent
 
 
-def _read_pooling(directory: Path) -> Pooling:
+def _read_pooling(directory: Path) -> tuple[Pooling, bool]:
+    """The pooling, and whether it takes the tokens of a prompt in."""
     # A Normalize module may be there or not: every engine gives unit length in any case.
     modules = _read_json(directory / "modules.json", kind=list)
     kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: module for module in modules}
@@ -172,6 +199,7 @@ def _read_pooling(directory: Path) -> Pooling:
         )
     path = directory / str(kinds["Pooling"].get("path", "1_Pooling")) / "config.json"
     config = _read_json(path)
+    pooled = bool(config.get("include_prompt", True))
     if isinstance(mode := config.get("pooling_mode"), str):
         chosen = [mode]
     else:
@@ -179,9 +207,9 @@ def _read_pooling(directory: Path) -> Pooling:
         on = [key for key, value in config.items() if key.startswith("pooling_mode") and value]
         chosen = [names.get(key, key) for key in on]
     if chosen == ["mean"]:
-        return "mean"
+        return "mean", pooled
     if chosen == ["cls"]:
-        return "cls"
+        return "cls", pooled
     raise StartError(f"{path}: pooling {chosen} is not supported: use a model with mean or cls")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -235,6 +236,9 @@ def test_answers_503_with_advice_while_loading(
         ({"dimension": 768}, "embeddings.dimension"),
         ({"model": "/nowhere/model"}, "embeddings.model"),
         ({"client_batch": 4096}, "embeddings.client_batch"),
+        ({"lanes": 2, "lane_cores": [0]}, "embeddings.lane_cores"),
+        ({"lane_cores": [1022]}, "embeddings.lane_cores: core 1022 cannot be used"),
+        ({"revision": "0" * 64}, "embeddings.revision"),
     ],
 )
 def test_bad_configuration_ends_the_start_with_one_line(
@@ -247,6 +251,22 @@ def test_bad_configuration_ends_the_start_with_one_line(
     lines = [line for line in service.log.read_text().splitlines() if not line.startswith("{")]
     assert len(lines) == 1
     assert words in lines[0]
+
+
+def test_two_lanes_give_the_golden_vectors(make_embeddings: MakeEmbeddings, golden: Golden) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    service = make_embeddings(embeddings={"lanes": 2, "lane_cores": [cores[0], cores[-1]]})
+    service.start()
+    assert service.metric("aistack_embeddings_lanes") == 2
+    with ThreadPoolExecutor(4) as pool, service.client() as http:
+        answers = list(
+            pool.map(lambda _: http.post("/v1/embeddings", json=body(golden.texts)), range(4))
+        )
+    for answer in answers:
+        cosines = np.einsum("nd,nd->n", vectors_of(answer), golden.vectors)
+        assert cosines.min() >= 1 - 1e-5
+    for phase in ("tokenize", "queue", "encode"):
+        assert service.metric("aistack_embeddings_phase_seconds_count", phase=phase) >= 1
 
 
 def test_sigterm_answers_what_was_accepted(make_embeddings: MakeEmbeddings) -> None:

@@ -69,7 +69,7 @@ async def test_ready_is_told_after_the_start_and_stopping_at_the_drain(
             while "STATUS=loading" not in supervisor.read():
                 await asyncio.sleep(0)
         assert "READY=1" not in supervisor.read()
-        assert "EXTEND_TIMEOUT_USEC=3000000" in supervisor.read()
+        assert "EXTEND_TIMEOUT_USEC=8000000" in supervisor.read()
         done.set()
         async with asyncio.timeout(5):
             while "READY=1" not in supervisor.read():
@@ -77,6 +77,49 @@ async def test_ready_is_told_after_the_start_and_stopping_at_the_drain(
         runtime.drain()
         runtime.drain()
         assert supervisor.read().count("STOPPING=1") == 1
+
+
+async def test_extended_start_outlives_its_first_limit(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    runtime = Runtime(Notifier(str(tmp_path / "notify"), None), start_seconds=0.2)
+    loop = asyncio.get_running_loop()
+
+    async def start(it: Runtime) -> None:
+        end = loop.time() + 0.3
+        it.extend(60)
+        it.extend(0.01)  # never less than was granted before
+        while loop.time() < end:
+            await asyncio.sleep(0.01)
+
+    async with runtime.running(start, nothing, ()):
+        assert await runtime.wait_started(5)
+        assert runtime.failure is None
+        lines = list(supervisor.read())
+        runtime.extend(60)  # the start is over
+        assert supervisor.read() == lines
+
+
+async def test_extended_start_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    runtime = Runtime(Notifier(None, None), start_seconds=0.1)
+    asked = asyncio.Event()
+    late: list[bool] = []
+
+    async def start(it: Runtime) -> None:
+        it.status("reading")
+        it.extend(1)
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            it.extend(60)  # too late
+            late.append(it.failure is None)
+
+    async with runtime.running(start, nothing, ()):
+        await asked.wait()
+        assert not await runtime.wait_started(10)
+        assert str(runtime.failure) == "not ready within 1 s; last: reading"
+        assert late == [True]
 
 
 async def test_watchdog_is_fed_while_the_worker_advances_and_not_after(

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aistack.dev.notify import Notice, NotifySocket, parse
+from aistack.dev.notify import Notice, NotifySocket, microseconds, parse
 
 
 def test_a_datagram_is_read_line_by_line() -> None:
@@ -21,6 +21,13 @@ def test_a_datagram_is_read_line_by_line() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_without_an_error(raw: bytes) -> None:
     assert all(name for name in parse(raw))
+
+
+@given(st.text(max_size=30) | st.text("0123456789²٣", min_size=18, max_size=400))
+def test_a_time_is_a_number_of_64_bits_or_nothing(value: str) -> None:
+    seconds = microseconds(value)
+    plain = value.isascii() and value.isdigit() and len(value) <= 20
+    assert seconds == (int(value) / 1e6 if plain else None)
 
 
 async def test_the_sender_is_named_by_the_kernel(tmp_path: Path) -> None:

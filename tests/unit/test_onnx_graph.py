@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aistack.embeddings.onnx_graph import build_graph, kept_graph
-from aistack.models import ModelFiles
+from aistack.models import ModelFiles, find_model
 from aistack.service.errors import StartError
 
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
@@ -70,6 +70,26 @@ def test_graph_of_other_settings_replaces_the_old_one(
     new = kept_graph(changed, revision, tmp_path)
     assert new != old
     assert list(tmp_path.iterdir()) == [new]
+
+
+def test_graph_of_another_model_is_left_for_who_goes_back_to_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    files = find_model(tiny_model)
+    kept = [kept_graph(files, digit * 64, tmp_path) for digit in "12"]
+    assert sorted(tmp_path.iterdir()) == kept
+    third = kept_graph(files, "3" * 64, tmp_path)
+    # Of all others the newest alone: a disk does not fill with models that were tried.
+    assert sorted(tmp_path.iterdir()) == [kept[1], third]
+
+
+def test_what_is_no_graph_of_ours_is_left_alone(tmp_path: Path, tiny_model: Path) -> None:
+    names = ["choice.json", "mine.onnx"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"{}")
+    files = find_model(tiny_model)
+    made = kept_graph(files, files.revision(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([made.name, *names])
 
 
 def test_unwritable_state_directory_names_the_key(tmp_path: Path, model_files: ModelFiles) -> None:

@@ -1,8 +1,4 @@
-"""The scheduler: order, batching, fairness, overload, failure and a clean end.
-
-The encoder here is a gate: a function that records each batch and, when told, waits. So every
-interleaving is made by hand and no test depends on time.
-"""
+"""The scheduler: order, batching, fairness, overload, failure and a clean end."""
 
 from __future__ import annotations
 
@@ -10,106 +6,18 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
-import numpy as np
 import pytest
-from hypothesis import given
+import structlog.testing
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
-from aistack.embeddings.scheduler import PADDING_SHARE, Encoded, Pass, Scheduler, cut
+from aistack.embeddings.cut import PADDING_SHARE, cut
+from aistack.embeddings.encoder import EncoderError
+from aistack.embeddings.scheduler import Pass, Reservation, Scheduler
 from aistack.service.errors import Overloaded, Unavailable
 from fix_embeddings import until
-
-DEADLINE = 10.0
-
-
-def text(length: int, mark: int = 0) -> Tokens:
-    """A text of `length` tokens whose vector will be [mark, length]."""
-    return Tokens(np.full(length, mark, dtype=np.int32))
-
-
-class Gate:
-    """Encodes by copying marks; can be closed, and can be made to fail."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Semaphore(0)
-        self.failure: Exception | None = None
-        self.poison = 0
-
-    def __call__(self, batch: Sequence[Tokens]) -> Vectors:
-        self.batches.append([len(tokens) for tokens in batch])
-        self.entered.release()
-        assert self.open.wait(DEADLINE)
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            raise failure
-        if self.poison in self.batches[-1]:
-            raise EncoderError("a text of this length breaks the engine")
-        rows = [[tokens.ids[0], len(tokens)] for tokens in batch]
-        return np.array(rows, dtype=np.float32)
-
-    async def wait_entered(self) -> None:
-        """Until the encoder thread is inside a pass."""
-        assert await asyncio.to_thread(self.entered.acquire, timeout=DEADLINE)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    made = Gate()
-    yield made
-    made.open.set()
-
-
-MakeScheduler = Callable[..., Scheduler]
-
-
-@pytest.fixture
-async def make(gate: Gate) -> object:
-    """Starts schedulers over the gate; stops them at the end."""
-    made: list[Scheduler] = []
-
-    def start(**settings: object) -> Scheduler:
-        defaults = {"batch_tokens": 64, "queue_texts": 100, "pass_tokens": 4, "idle_seconds": 0.02}
-        scheduler = Scheduler(gate, **{**defaults, **settings})  # type: ignore[arg-type]
-        scheduler.start()
-        made.append(scheduler)
-        return scheduler
-
-    yield start
-    gate.open.set()
-    for scheduler in made:
-        await scheduler.stop(DEADLINE)
-
-
-async def hold(gate: Gate, scheduler: Scheduler) -> asyncio.Task[Encoded]:
-    """Close the gate and put one text behind it: what is submitted now waits."""
-    gate.open.clear()
-    first = asyncio.create_task(scheduler.submit([text(1)]))
-    await gate.wait_entered()
-    return first
-
-
-async def submit_all(
-    scheduler: Scheduler, requests: Sequence[Sequence[Tokens]]
-) -> list[asyncio.Task[Encoded]]:
-    """Queue `requests` in this order."""
-    tasks = []
-    for request in requests:
-        wanted = scheduler.depth + len(request)
-        tasks.append(asyncio.create_task(scheduler.submit(request)))
-        await until(partial(_deep, scheduler, wanted))
-    return tasks
-
-
-def _deep(scheduler: Scheduler, wanted: int) -> bool:
-    return scheduler.depth == wanted
-
+from fix_scheduler import DEADLINE, Gate, MakeScheduler, hold, submit_all, text
 
 # -- cutting a batch ---------------------------------------------------------------------------
 
@@ -159,7 +67,7 @@ def test_every_cut_holds_its_bounds(
 async def test_lone_text_on_an_idle_service_is_a_pass_of_its_own(
     make: MakeScheduler, gate: Gate
 ) -> None:
-    encoded = await make().submit([text(5, mark=7)])
+    encoded = await (await make()).submit([text(5, mark=7)])
     assert encoded.vectors.tolist() == [[7, 5]]
     assert gate.batches == [[5]]
     assert encoded.queue_seconds >= 0
@@ -170,14 +78,14 @@ async def test_big_request_is_split_and_put_together_in_order(
     make: MakeScheduler, gate: Gate
 ) -> None:
     lengths = [(7 * i) % 30 + 1 for i in range(90)]
-    encoded = await make().submit([text(n, mark=i) for i, n in enumerate(lengths)])
+    encoded = await (await make()).submit([text(n, mark=i) for i, n in enumerate(lengths)])
     assert encoded.vectors.tolist() == [[i, n] for i, n in enumerate(lengths)]
     assert len(gate.batches) > 1
     assert all(max(batch) * len(batch) <= 64 for batch in gate.batches)
 
 
 async def test_texts_of_several_requests_share_a_pass(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     first = await hold(gate, scheduler)
     tasks = await submit_all(scheduler, [[text(5, mark=i)] for i in range(6)])
     gate.open.set()
@@ -189,7 +97,7 @@ async def test_texts_of_several_requests_share_a_pass(make: MakeScheduler, gate:
 async def test_short_text_does_not_wait_for_a_bulk_of_long_ones(
     make: MakeScheduler, gate: Gate
 ) -> None:
-    scheduler = make()
+    scheduler = await make()
     first = await hold(gate, scheduler)
     tasks = await submit_all(scheduler, [[text(60)] * 10, [text(3)]])
     gate.open.set()
@@ -198,7 +106,7 @@ async def test_short_text_does_not_wait_for_a_bulk_of_long_ones(
 
 
 async def test_long_text_does_not_starve_under_short_ones(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     first = await hold(gate, scheduler)
     tasks = await submit_all(scheduler, [[text(60)], [text(4)] * 90])
     gate.open.set()
@@ -211,7 +119,7 @@ async def test_long_text_does_not_starve_under_short_ones(make: MakeScheduler, g
 
 
 async def test_full_queue_is_overloaded_with_advice(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make(queue_texts=3)
+    scheduler = await make(queue_texts=3)
     first = await hold(gate, scheduler)
     waiting = await submit_all(scheduler, [[text(2)] * 2])
     with pytest.raises(Overloaded) as raised:
@@ -223,8 +131,113 @@ async def test_full_queue_is_overloaded_with_advice(make: MakeScheduler, gate: G
     await asyncio.gather(first, *waiting, *taken)
 
 
+async def test_held_places_are_counted_and_given_back(make: MakeScheduler, gate: Gate) -> None:
+    scheduler = await make(queue_texts=3)
+    first = await hold(gate, scheduler)
+    waiting = await submit_all(scheduler, [[text(2)]])
+    held = scheduler.reserve(2)
+    with pytest.raises(Overloaded):
+        scheduler.reserve(1)
+    with pytest.raises(Overloaded):
+        await scheduler.submit([text(2)])
+    held.release(keep=1)
+    held.release(keep=1)
+    assert (scheduler.depth, scheduler.reserved) == (1, 1)
+    with scheduler.reserve(1):
+        assert scheduler.reserved == 2
+    held.release()
+    held.release()
+    assert scheduler.reserved == 0
+    gate.open.set()
+    await asyncio.gather(first, *waiting)
+
+
+async def test_held_places_are_used_and_the_rest_given_back(
+    make: MakeScheduler, gate: Gate
+) -> None:
+    scheduler = await make(queue_texts=3)
+    first = await hold(gate, scheduler)
+    held = scheduler.reserve(3)
+    waiting = asyncio.create_task(scheduler.submit([text(2)], held))
+    await until(lambda: scheduler.depth == 1)
+    assert scheduler.reserved == 0
+    # What is used up gives no place a second time.
+    with pytest.raises(ValueError, match="1 texts on 0 places"):
+        await scheduler.submit([text(2)], held)
+    gate.open.set()
+    await asyncio.gather(first, waiting)
+
+
+async def test_no_place_is_held_while_stopping(make: MakeScheduler) -> None:
+    scheduler = await make()
+    held = scheduler.reserve(1)
+    assert await scheduler.stop(DEADLINE)
+    with pytest.raises(Unavailable):
+        scheduler.reserve(1)
+    with pytest.raises(Unavailable):
+        await scheduler.submit([text(1)], held)
+    assert scheduler.reserved == 0
+
+
+DEEDS = st.tuples(
+    st.sampled_from(["submit", "hold", "use", "give back", "cancel", "break", "let one run"]),
+    st.integers(1, 5),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(deeds=st.lists(DEEDS, max_size=30))
+def test_no_place_is_ever_lost(deeds: list[tuple[str, int]]) -> None:
+    with structlog.testing.capture_logs():
+        asyncio.run(_play(deeds))
+
+
+async def _play(deeds: list[tuple[str, int]], room: int = 12) -> None:
+    gate = Gate()
+    gate.open.clear()
+    gate.poison = 60
+    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=room, lanes=2, idle_seconds=0.02)
+    await scheduler.start()
+    held: list[Reservation] = []
+    allowed = (Overloaded, Unavailable, ValueError)
+    tasks: list[asyncio.Task[object]] = []
+    for deed, number in deeds:
+        given = held[-1] if held else None
+        if deed == "submit":
+            tasks.append(asyncio.create_task(scheduler.submit([text(number)] * number)))
+        elif deed == "break":
+            tasks.append(asyncio.create_task(scheduler.submit([text(60)] * number)))
+        elif deed == "hold":
+            try:
+                held.append(scheduler.reserve(number))
+            except Overloaded:
+                assert scheduler.depth + scheduler.reserved + number > room
+        elif deed == "use" and given is not None and given.places:
+            tasks.append(asyncio.create_task(scheduler.submit([text(3)] * given.places, given)))
+        elif deed == "give back" and given is not None:
+            given.release(keep=number % 3)
+        elif deed == "cancel" and tasks:
+            tasks[-number % len(tasks)].cancel()
+        elif deed == "let one run":
+            gate.open.set()
+            await asyncio.sleep(0)
+            gate.open.clear()
+        if number % 2:
+            await asyncio.sleep(0)
+        assert scheduler.depth + scheduler.reserved <= room
+    gate.open.set()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        # ValueError: places that had been used or given back by then.
+        assert not isinstance(ended, Exception) or isinstance(ended, allowed)
+    for reservation in held:
+        reservation.release()
+    assert (scheduler.depth, scheduler.reserved) == (0, 0)
+    scheduler.reserve(room).release()
+    assert await scheduler.stop(DEADLINE)
+
+
 async def test_cancelled_request_never_costs_a_pass(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     first = await hold(gate, scheduler)
     dropped, kept = await submit_all(scheduler, [[text(9)] * 3, [text(5)]])
     dropped.cancel()
@@ -239,7 +252,7 @@ async def test_cancelled_request_never_costs_a_pass(make: MakeScheduler, gate: G
 async def test_request_cancelled_during_its_pass_harms_no_other(
     make: MakeScheduler, gate: Gate
 ) -> None:
-    scheduler = make()
+    scheduler = await make()
     running = await hold(gate, scheduler)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -253,7 +266,7 @@ async def test_failed_pass_fails_only_its_requests(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     passes: list[Pass] = []
-    scheduler = make(observe=passes.append)
+    scheduler = await make(observe=passes.append)
     doomed = await hold(gate, scheduler)
     (other,) = await submit_all(scheduler, [[text(5, mark=1)]])
     gate.failure = EncoderError("secret words of the engine")
@@ -266,7 +279,7 @@ async def test_failed_pass_fails_only_its_requests(
 
 
 async def test_rest_of_a_failed_request_is_not_encoded(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     gate.poison = 60
     with pytest.raises(Unavailable):
         await scheduler.submit([text(60)] * 5)
@@ -278,7 +291,7 @@ async def test_rest_of_a_failed_request_is_not_encoded(make: MakeScheduler, gate
 async def test_unannounced_error_answers_everyone_and_stops_the_heartbeat(
     make: MakeScheduler, gate: Gate
 ) -> None:
-    scheduler = make()
+    scheduler = await make()
     running = await hold(gate, scheduler)
     (waiting,) = await submit_all(scheduler, [[text(5)]])
     gate.failure = ZeroDivisionError()
@@ -298,13 +311,13 @@ async def test_unannounced_error_answers_everyone_and_stops_the_heartbeat(
 
 
 async def test_heartbeat_advances_while_idle(make: MakeScheduler) -> None:
-    scheduler = make()
+    scheduler = await make()
     before = scheduler.heartbeat()
     await until(lambda: scheduler.heartbeat() >= before + 3)
 
 
 async def test_heartbeat_stands_still_while_a_pass_hangs(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     running = await hold(gate, scheduler)
     before = scheduler.heartbeat()
     await asyncio.to_thread(threading.Event().wait, 0.1)
@@ -314,7 +327,7 @@ async def test_heartbeat_stands_still_while_a_pass_hangs(make: MakeScheduler, ga
 
 
 async def test_stop_finishes_what_is_queued(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     first = await hold(gate, scheduler)
     tasks = await submit_all(scheduler, [[text(60)] * 3, [text(5)]])
     stopping = asyncio.create_task(scheduler.stop(DEADLINE))
@@ -337,7 +350,7 @@ async def _submit_until_refused(scheduler: Scheduler) -> None:
 
 
 async def test_stop_past_its_deadline_answers_the_waiting(make: MakeScheduler, gate: Gate) -> None:
-    scheduler = make()
+    scheduler = await make()
     await hold(gate, scheduler)
     (waiting,) = await submit_all(scheduler, [[text(5)]])
     assert not await scheduler.stop(0.05)
@@ -347,7 +360,7 @@ async def test_stop_past_its_deadline_answers_the_waiting(make: MakeScheduler, g
 
 async def test_passes_are_reported(make: MakeScheduler) -> None:
     passes: list[Pass] = []
-    scheduler = make(observe=passes.append)
+    scheduler = await make(observe=passes.append)
     await scheduler.submit([text(10), text(11)])
     (only,) = passes
     assert (only.texts, only.tokens, only.padded, only.failed) == (2, 21, 22, False)
@@ -356,7 +369,7 @@ async def test_passes_are_reported(make: MakeScheduler) -> None:
 
 async def test_idle_thread_takes_a_text_at_once(make: MakeScheduler) -> None:
     # Idle wakes are a minute apart: an answer within a second proves that nothing waits for them.
-    scheduler = make(idle_seconds=60.0)
+    scheduler = await make(idle_seconds=60.0)
     await scheduler.submit([text(1)])
     began = time.perf_counter()
     await scheduler.submit([text(1)])

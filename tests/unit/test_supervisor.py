@@ -131,11 +131,14 @@ async def test_a_program_that_never_gets_ready_is_ended_and_more_time_is_granted
     count = tmp_path / "count"
     code = SPEAKER + (
         f"with open({str(count)!r}, 'a+') as f: f.write('x'); n = f.tell()\n"
-        "if n == 1: time.sleep(60)\n"
-        "say('EXTEND_TIMEOUT_USEC=5000000'); time.sleep(0.8); say('READY=1'); time.sleep(60)"
+        "if n == 1: say('EXTEND_TIMEOUT_USEC=3000000\\nSTATUS=reading'); time.sleep(60)\n"
+        "say('EXTEND_TIMEOUT_USEC=' + '9' * 5000)\n"
+        "say('EXTEND_TIMEOUT_USEC=5000000'); time.sleep(2.4); say('READY=1'); time.sleep(60)"
     )
-    async with started(tmp_path, python("slow", code, notifies=True, start_seconds=0.4)) as world:
-        assert world.unit("slow").restarts == 1
+    async with started(tmp_path, python("slow", code, notifies=True, start_seconds=2.0)) as world:
+        (words,) = [event.words for event in world.events if event.state is State.PAUSING]
+        assert words.startswith("not ready after 3 s, ended; ")
+        assert world.unit("slow").status == "reading"
 
 
 async def test_only_the_main_process_is_believed(tmp_path: Path) -> None:
@@ -196,6 +199,8 @@ while True:
             first = await ask()
             assert first == world.unit("server").pid
             os.kill(first, signal.SIGKILL)
+            # Gone, or it may take the next connection with it.
+            await eventually(lambda: world.unit("server").pid != first)
             assert await ask() != first, "a client that came while it was down was refused"
 
 

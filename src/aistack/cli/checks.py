@@ -73,7 +73,11 @@ def packages() -> Iterator[Finding]:
     yield Finding("ok", "aistack", version("aistack"))
     encoders = [
         name
-        for name, module in (("onnx", "onnxruntime"), ("torch", "sentence_transformers"))
+        for name, module in (
+            ("onnx", "onnxruntime"),
+            ("openvino", "openvino"),
+            ("torch", "sentence_transformers"),
+        )
         if importlib.util.find_spec(module)
     ]
     if encoders:

@@ -72,9 +72,11 @@ def _row(key: str, field: FieldInfo) -> str:
 
 
 def _type(annotation: Any) -> str:
-    choices = getattr(annotation, "__args__", ())
+    choices: tuple[Any, ...] = getattr(annotation, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return " or ".join(f"`{choice}`" for choice in choices)
+    if getattr(annotation, "__origin__", None) in (tuple, list):
+        return f"list of {_type(choices[0])}s"
     names = {"str": "text", "int": "integer", "float": "number", "bool": "yes or no"}
     if choices:
         return " or ".join(_type(choice) for choice in choices if choice is not type(None))
@@ -83,4 +85,6 @@ def _type(annotation: Any) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return str(list(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 _LARGEST = 8192
+#: Of the largest unsigned 64-bit number.
+_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,13 @@ def parse(raw: bytes) -> dict[str, str]:
         if separator and name:
             values[name] = value
     return values
+
+
+def microseconds(value: str) -> float | None:
+    """Seconds from a value in microseconds (an unsigned 64-bit number), or None."""
+    if not (value.isascii() and value.isdigit() and len(value) <= _DIGITS):
+        return None
+    return int(value) / 1e6
 
 
 class NotifySocket:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from aistack.dev.logfile import read_line
-from aistack.dev.notify import Notice, NotifySocket
+from aistack.dev.notify import Notice, NotifySocket, microseconds
 from aistack.dev.process import Child, LineSink
 from aistack.dev.program import Program
 from aistack.service.errors import EX_CONFIG, StartError
@@ -212,15 +212,18 @@ class Unit:
     async def _until_ready(self, child: Child, ended: asyncio.Task[int]) -> str | None:
         """None when it is ready, else the words for how it failed to become so."""
         self._notified = False
-        self._start_until = time.monotonic() + self.program.start_seconds
+        began = time.monotonic()
+        self._start_until = began + self.program.start_seconds
         while True:
             if self._stopping.is_set():
                 return "stopped"
             if ended.done():
                 return self._ended_early(child, ended.result())
             if time.monotonic() > self._start_until:
+                # More than `start_seconds` where the program asked for it.
+                allowed = max(self.program.start_seconds, round(self._start_until - began))
                 await child.stop(signal.SIGABRT, _ABORT_SECONDS)
-                return f"not ready after {self.program.start_seconds:g} s, ended"
+                return f"not ready after {allowed:g} s, ended"
             if await self._is_ready():
                 if self.program.settle is not None:
                     try:
@@ -284,8 +287,8 @@ class Unit:
             self._beat = time.monotonic()
         if (status := values.get("STATUS")) is not None:
             self.status = status
-        if (more := values.get("EXTEND_TIMEOUT_USEC")) is not None and more.isdigit():
-            self._start_until = max(self._start_until, time.monotonic() + int(more) / 1e6)
+        if (more := microseconds(values.get("EXTEND_TIMEOUT_USEC", ""))) is not None:
+            self._start_until = max(self._start_until, time.monotonic() + more)
 
     def _tell(self, state: State, words: str = "", *, bad: bool = False) -> None:
         self.state = state

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -13,23 +13,22 @@ from aistack.config import Config, EmbeddingsConfig
 from aistack.embeddings import metrics, schemas
 from aistack.embeddings.cache import VectorCache
 from aistack.embeddings.embedder import Embedded, Embedder, Timings
-from aistack.embeddings.encoder import Encoder
-from aistack.embeddings.engines import open_encoder
+from aistack.embeddings.encoder import Encoder, EncoderError
+from aistack.embeddings.lanes import lane_count
+from aistack.embeddings.loading import extended, load
 from aistack.embeddings.scheduler import Pass, Scheduler
+from aistack.embeddings.warm_up import warm_up
 from aistack.models import EmbeddingSet, ModelFiles
 from aistack.service.app import Need, Runtime, Service, scope, service_router
 from aistack.service.disconnect import while_connected
 from aistack.service.docs import example
 from aistack.service.errors import BadRequest, NotFound, StartError, TooLarge, Unavailable
 
-#: Attempts to load the model, and the pause before the second (doubled before the third), for
-#: what may pass: a disk that is not mounted yet, memory that another service gives back.
-LOAD_ATTEMPTS = 3
-LOAD_PAUSE_SECONDS = 1.0
+#: How long a lane that comes back from a pass waits for the interpreter while the event loop is
+#: busy; the usual 5 ms are a third of a pass of short texts.
+SWITCH_SECONDS = 0.0005
 #: Seconds in which a stop finishes what is queued; the kit has drained the requests before.
 STOP_SECONDS = 5.0
-#: Encoded once before READY=1: it touches every weight.
-WARM_UP = "The encoder has read this sentence before it says that it is ready."
 
 # In the API pages; a test runs them as they stand.
 EMBEDDINGS_EXAMPLE = """
@@ -58,11 +57,52 @@ class Loaded:
     scheduler: Scheduler
     embedder: Embedder
     created: int
+    dimensions: tuple[int, ...]
 
     @property
     def identity(self) -> EmbeddingSet:
         """The set that this process's vectors belong to."""
         return self.encoder.identity
+
+    def cut(self, dimension: int | None) -> EmbeddingSet:
+        """The set of vectors that are cut to `dimension`, if any. Raises BadRequest."""
+        if dimension is None:
+            return self.identity
+        if dimension not in (*self.dimensions, self.identity.dimension):
+            fewer = (
+                f" or {', '.join(map(str, self.dimensions))}"
+                if self.dimensions
+                else " and cannot give fewer or more"
+            )
+            raise BadRequest(
+                f"This model gives {self.identity.dimension} dimensions{fewer}.",
+                param="dimensions",
+            )
+        return replace(self.identity, dimension=dimension)
+
+    def prompted(self, texts: list[str], body: schemas.Prompted) -> list[str]:
+        """`texts` with the prompt that was asked for, or the model's default one, before each.
+
+        It is part of the text from here on: for the cache, for the tokens that are counted, for
+        the length. Raises BadRequest.
+        """
+        prompts = self.files.prompts
+        if body.prompt_name is not None and body.input_type is not None:
+            raise BadRequest(
+                "prompt_name and input_type say the same: send one.", param="prompt_name"
+            )
+        if body.prompt_name is not None and body.prompt_name not in prompts.texts:
+            known = ", ".join(map(repr, prompts.texts)) or "none"
+            raise BadRequest(
+                f"The model has no prompt {body.prompt_name[:80]!r}; it has {known}.",
+                param="prompt_name",
+            )
+        prompt = (
+            prompts.text(body.prompt_name)
+            if body.input_type is None
+            else prompts.for_input(body.input_type)
+        )
+        return [prompt + text for text in texts] if prompt else texts
 
 
 class Embeddings:
@@ -87,28 +127,34 @@ class Embeddings:
         return self._config
 
     def heartbeat(self) -> int:
-        """The encoder thread's; 0 until there is one."""
+        """The lanes'; 0 until there are some."""
         return self._loaded.scheduler.heartbeat() if self._loaded else 0
 
     async def start(self, runtime: Runtime) -> None:
-        """Load the model, encode one text, report. Raises StartError."""
+        """Load the model, run passes of every shape in every lane, report. Raises StartError."""
+        lanes = lane_count(self._config)
         runtime.status("loading the model")
-        files, encoder = await self._load(runtime)
-        identity = encoder.identity
+        async with extended(runtime, self._config.load_seconds):
+            files, encoder = await load(self._config, runtime)
+            identity = encoder.identity
+            scheduler = Scheduler(
+                encoder.encode,
+                batch_tokens=self._config.batch_tokens,
+                queue_texts=self._config.queue_texts,
+                pass_tokens=encoder.pass_tokens,
+                lanes=lanes,
+                cores=self._config.lane_cores,
+                observe=_observe,
+            )
+            runtime.status(f"warming up {identity.model} ({identity.engine})")
+            await self._start_lanes(scheduler, encoder)
         cache = None
         if self._cached:
             cache = VectorCache(
                 self.redis, identity, settings=files.settings, seconds=self._config.cache_seconds
             )
-        scheduler = Scheduler(
-            encoder.encode,
-            batch_tokens=self._config.batch_tokens,
-            queue_texts=self._config.queue_texts,
-            pass_tokens=encoder.pass_tokens,
-            observe=_observe,
-        )
-        scheduler.start()
         metrics.QUEUE.set_function(lambda: scheduler.depth)
+        metrics.LANES.set_function(lambda: scheduler.alive)
         metrics.MODEL.labels(
             identity.model,
             identity.revision[:16],
@@ -116,16 +162,26 @@ class Embeddings:
             identity.precision,
             str(identity.dimension),
         ).set(1)
-        runtime.status(f"warming up {identity.model} ({identity.engine})")
-        # Past the cache, so that the forward pass is real.
-        await scheduler.submit(encoder.tokenize([WARM_UP]))
         self._loaded = Loaded(
             files=files,
             encoder=encoder,
             scheduler=scheduler,
             embedder=Embedder(encoder, scheduler, cache),
             created=int(files.weights.stat().st_mtime),
+            dimensions=tuple(sorted({*files.matryoshka, *self._config.dimensions})),
         )
+
+    async def _start_lanes(self, scheduler: Scheduler, encoder: Encoder) -> None:
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            await scheduler.start(lambda: warm_up(encoder, self._config.batch_tokens))
+        except EncoderError as error:
+            why = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            raise StartError(
+                f"embeddings.encoder: the {encoder.identity.engine} engine"
+                f" ({encoder.identity.precision}) cannot be used here ({why}): choose another"
+                " engine or precision"
+            ) from error
 
     async def stop(self) -> None:
         """Finish what is queued, write what is to be cached, end the threads."""
@@ -133,31 +189,6 @@ class Embeddings:
             await self._loaded.scheduler.stop(STOP_SECONDS)
             await self._loaded.embedder.close()
         await self.redis.aclose()
-
-    async def _load(self, runtime: Runtime) -> tuple[ModelFiles, Encoder]:
-        pause = LOAD_PAUSE_SECONDS
-        for attempt in range(1, LOAD_ATTEMPTS + 1):
-            try:
-                return await asyncio.to_thread(open_encoder, self._config)
-            except (StartError, OSError, MemoryError) as error:
-                if not _may_pass(error):
-                    raise
-                if attempt == LOAD_ATTEMPTS:
-                    raise StartError(
-                        f"embeddings.model: the model could not be loaded in {attempt} attempts"
-                        f" ({type(error).__name__}: {error}): mend what it names and start again"
-                    ) from error
-                runtime.status(f"loading the model: attempt {attempt} failed, trying again")
-                await asyncio.sleep(pause)
-                pause *= 2
-        raise AssertionError("unreachable: the loop returns or raises")
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether a second attempt to load may do better: not for a missing or damaged file."""
-    cause = error.__cause__ if isinstance(error, StartError) else error
-    lasting = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-    return isinstance(cause, (OSError, MemoryError)) and not isinstance(cause, lasting)
 
 
 def create(config: Config) -> Service:
@@ -186,31 +217,26 @@ def create(config: Config) -> Service:
                 code="model_not_found",
                 param="model",
             )
-        if body.dimensions not in (None, identity.dimension):
-            raise BadRequest(
-                f"This model gives {identity.dimension} dimensions and cannot give fewer or more.",
-                param="dimensions",
-            )
-        texts = _texts(body.input, "input", service.config)
+        given = loaded.cut(body.dimensions)
+        texts = loaded.prompted(_texts(body.input, "input", service.config), body)
         embedded = await while_connected(request, loaded.embedder.embed(texts))
-        return _answer(
-            schemas.openai_body(embedded, identity, encode=body.encoding_format), embedded
-        )
+        return _answer(schemas.openai_body(embedded, given, encode=body.encoding_format), embedded)
 
     @router.post("/embed", **_answering(list[list[float]], example(scope("embed"), EMBED_EXAMPLE)))
     async def embed(request: Request, body: schemas.EmbedRequest) -> Response:
         """Vectors of one text or many, in the shape of text-embeddings-inference."""
         loaded = service.loaded
-        texts = _texts(body.inputs, "inputs", service.config)
+        given = loaded.cut(body.dimensions)
+        texts = loaded.prompted(_texts(body.inputs, "inputs", service.config), body)
         if not body.truncate:
-            for index, tokens in enumerate(await loaded.embedder.tokenize(texts)):
-                if tokens.truncated:
-                    raise TooLarge(
-                        f"inputs[{index}] has more than {loaded.encoder.max_tokens} tokens, and"
-                        " truncate is false."
-                    )
+            truncated = await while_connected(request, loaded.embedder.truncated(texts))
+            if truncated:
+                raise TooLarge(
+                    f"inputs[{truncated[0]}] has more than {loaded.encoder.max_tokens} tokens, and"
+                    " truncate is false."
+                )
         embedded = await while_connected(request, loaded.embedder.embed(texts))
-        return _answer(schemas.tei_body(embedded), embedded)
+        return _answer(schemas.tei_body(embedded, given), embedded)
 
     @router.get(
         "/v1/models",
@@ -223,6 +249,8 @@ def create(config: Config) -> Service:
         extension = schemas.ModelExtension(
             dimension=loaded.identity.dimension,
             max_tokens=loaded.encoder.max_tokens,
+            dimensions=list(loaded.dimensions),
+            prompts=list(loaded.files.prompts.texts),
             client_batch=service.config.client_batch,
             embedding_set=schemas.describe(loaded.identity),
         )

@@ -2,7 +2,8 @@
 
 Equal texts, within a request and in requests that run at the same time, are looked up and encoded
 once: the first one's flight carries the others. A flight that nobody waits for any more is
-cancelled, and leaves the scheduler's queue before it costs a pass.
+cancelled, and leaves the scheduler's queue before it costs a pass. Texts that find no place in
+that queue are refused before anything is done for them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from aistack.embeddings import metrics
 from aistack.embeddings.cache import Embedding, VectorCache, text_digest
 from aistack.embeddings.encoder import Encoder, Tokens, Vectors
-from aistack.embeddings.scheduler import Scheduler
+from aistack.embeddings.scheduler import Reservation, Scheduler
 from aistack.models import UNIT_TOLERANCE
 from aistack.service.errors import Unavailable
 
+#: Characters of a request that are tokenized at once, on the event loop: about a tenth of a
+#: millisecond, and no way to a thread and back.
+INLINE_CHARACTERS = 512
 #: Threads that tokenize: a second one, so that one huge text does not hold up the others.
 TOKENIZER_THREADS = 2
 #: Seconds that a stop waits for cache writes that are under way.
@@ -59,6 +64,7 @@ class _Flight:
     """Distinct texts on their way, and how many requests wait for them."""
 
     texts: dict[bytes, str]
+    places: Reservation
     timings: Timings = field(default_factory=Timings)
     hits: frozenset[bytes] = frozenset()
     waiters: int = 0
@@ -110,8 +116,15 @@ class Embedder:
             timings=_longest([flight.timings for flight in flights]),
         )
 
-    async def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of `texts`, made off the event loop."""
+    async def truncated(self, texts: Sequence[str]) -> list[int]:
+        """Indices of `texts` that would be cut. Raises Overloaded, Unavailable."""
+        with self._scheduler.reserve(len(texts)):
+            tokens = await self._tokenize(texts)
+        return [index for index, read in enumerate(tokens) if read.truncated]
+
+    async def _tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return self._encoder.tokenize(texts)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._tokenizers, self._encoder.tokenize, texts)
 
@@ -123,13 +136,14 @@ class Embedder:
 
     def _board(self, texts: Mapping[bytes, str]) -> list[_Flight]:
         new = {digest: text for digest, text in texts.items() if digest not in self._flights}
-        metrics.TEXTS.labels("joined").inc(len(texts) - len(new))
         if new:
-            flight = _Flight(new)
+            flight = _Flight(new, self._scheduler.reserve(len(new)))
             flight.task = asyncio.create_task(self._fly(flight))
-            flight.task.add_done_callback(lambda task: self._landed(flight, task))
+            # Not a closure: `flight` is another one further down.
+            flight.task.add_done_callback(partial(self._landed, flight))
             for digest in new:
                 self._flights[digest] = flight
+        metrics.TEXTS.labels("joined").inc(len(texts) - len(new))
         flights = list({id(flight): flight for flight in map(self._flights.get, texts)}.values())
         boarded = [flight for flight in flights if flight is not None]
         for flight in boarded:
@@ -144,6 +158,8 @@ class Embedder:
             flight.task.cancel()
 
     def _landed(self, flight: _Flight, task: asyncio.Task[dict[bytes, Embedding]]) -> None:
+        # Here and not in the task: one that is cancelled before its first step runs nothing.
+        flight.places.release()
         if task.cancelled() or task.exception() is not None:
             self._forget(flight)
             return
@@ -168,27 +184,33 @@ class Embedder:
 
     async def _fly(self, flight: _Flight) -> dict[bytes, Embedding]:
         found: dict[bytes, Embedding] = {}
-        clock = time.perf_counter
+        timings = flight.timings
         if self._cache is not None:
-            began = clock()
+            began = time.perf_counter()
             found = await self._cache.get(list(flight.texts))
             flight.hits = frozenset(found)
-            flight.timings.cache = clock() - began
+            timings.cache = _observed("cache", time.perf_counter() - began)
             metrics.TEXTS.labels("cache").inc(len(found))
         missing = [digest for digest in flight.texts if digest not in found]
+        flight.places.release(keep=len(missing))
         if not missing:
             return found
-        began = clock()
-        tokens = await self.tokenize([flight.texts[digest] for digest in missing])
-        flight.timings.tokenize = clock() - began
-        encoded = await self._scheduler.submit(tokens)
-        flight.timings.queue = encoded.queue_seconds
-        flight.timings.encode = encoded.encode_seconds
+        began = time.perf_counter()
+        tokens = await self._tokenize([flight.texts[digest] for digest in missing])
+        timings.tokenize = _observed("tokenize", time.perf_counter() - began)
+        encoded = await self._scheduler.submit(tokens, flight.places)
+        timings.queue = _observed("queue", encoded.queue_seconds)
+        timings.encode = _observed("encode", encoded.encode_seconds)
         _check(encoded.vectors)
         metrics.TEXTS.labels("encoded").inc(len(missing))
         for digest, cut, vector in zip(missing, tokens, encoded.vectors, strict=True):
             found[digest] = Embedding(vector, len(cut), cut.truncated)
         return found
+
+
+def _observed(phase: str, seconds: float) -> float:
+    metrics.PHASE_SECONDS.labels(phase).observe(seconds)
+    return seconds
 
 
 def _check(vectors: Vectors) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from aistack.models import EmbeddingSet
+from aistack.models import EmbeddingSet, ModelFiles
 from aistack.service.errors import StartError
+
+# The texts of one call are tokenized one after another, by the thread that calls: the library's
+# pool of threads would take the lanes' cores, and the event loop would wait until it gets them.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int32]
+EngineName = Literal["onnx", "openvino", "torch"]
+Precision = Literal["fp32", "bf16"]
 
 
 class EncoderError(Exception):
@@ -39,9 +46,9 @@ class Tokens:
 class Encoder(Protocol):
     """One engine with one model loaded.
 
-    `tokenize` may be called from any thread, `encode` from one thread at a time. `pass_tokens` is
-    the fixed cost of a forward pass in tokens: what padding may waste before a second pass is
-    cheaper.
+    `tokenize` and `encode` may be called from several threads at once; each engine says how it
+    makes that so. A call of `encode` uses `threads` cores. `pass_tokens` is the fixed cost of a
+    forward pass in tokens: what padding may waste before a second pass is cheaper.
     """
 
     @property
@@ -89,6 +96,39 @@ class TextTokenizer:
             )
             for encoding in self._tokenizer.encode_batch_fast(list(texts))
         ]
+
+
+class LoadedModel:
+    """What every engine has beside its forward pass: the tokenizer, the length, the identity."""
+
+    def __init__(
+        self, files: ModelFiles, revision: str, engine: EngineName, precision: Precision
+    ) -> None:
+        self._tokenizer = TextTokenizer(files.tokenizer, files.max_tokens)
+        self.max_tokens = files.max_tokens
+        self.identity = EmbeddingSet(
+            model=files.name,
+            revision=revision,
+            engine=engine,
+            precision=precision,
+            dimension=files.dimension,
+            normalized=True,
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text, cut at `max_tokens`."""
+        return self._tokenizer.tokenize(texts)
+
+    def _nothing(self) -> Vectors:
+        return np.empty((0, self.identity.dimension), dtype=np.float32)
+
+
+def normalized(rows: NDArray[np.floating[Any]]) -> Vectors:
+    """`rows` (n, d) made float32 and of unit length; NaN stays, to be refused by who takes it."""
+    vectors = rows.astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    vectors /= np.maximum(lengths, 1e-12)[:, None]
+    return vectors
 
 
 def pad(batch: Sequence[Tokens]) -> tuple[Ids, Ids]:

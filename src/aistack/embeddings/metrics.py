@@ -23,7 +23,14 @@ PASS_TEXTS = Histogram(
     "Texts of one forward pass",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
+PHASE_SECONDS = Histogram(
+    "aistack_embeddings_phase_seconds",
+    "Seconds that the texts of a request spent in a phase: cache, tokenize, queue, encode",
+    ["phase"],
+    buckets=SECONDS,
+)
 QUEUE = Gauge("aistack_embeddings_queue_texts", "Texts that wait for the encoder")
+LANES = Gauge("aistack_embeddings_lanes", "Lanes (encoder threads) that run")
 CACHE = Counter(
     "aistack_embeddings_cache_total",
     "Look-ups of the vector cache: hit, miss, corrupt, or error (not reachable)",

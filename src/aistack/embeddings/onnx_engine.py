@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from aistack.embeddings.encoder import EncoderError, TextTokenizer, Tokens, Vectors, pad
+from aistack.embeddings.encoder import (
+    EncoderError,
+    LoadedModel,
+    Precision,
+    Tokens,
+    Vectors,
+    pad,
+)
 from aistack.embeddings.onnx_graph import kept_graph
-from aistack.models import EmbeddingSet, ModelFiles
+from aistack.models import ModelFiles
 from aistack.service.errors import StartError
 
 #: What a forward pass can end with. The native ones share no base narrower than Exception.
@@ -27,16 +33,34 @@ FAILURES: tuple[type[Exception], ...] = (
 )
 
 
-class OnnxEncoder:
-    """BERT encoder in float32 on `threads` cores."""
+class OnnxEncoder(LoadedModel):
+    """BERT encoder in float32.
+
+    Safe for several threads: a session's `run` keeps its state on the stack, and each caller is one
+    of the `threads` of its own pass.
+    """
 
     #: A pass over one short text costs 2 ms more than its tokens do at .155 ms each (AMD EPYC with
     #: AVX-512, one thread): 13 tokens.
     pass_tokens = 13
 
-    def __init__(self, files: ModelFiles, *, threads: int, state: Path) -> None:
-        revision = files.revision()
-        self._tokenizer = TextTokenizer(files.tokenizer, files.max_tokens)
+    def __init__(
+        self,
+        files: ModelFiles,
+        revision: str,
+        *,
+        precision: Precision,
+        threads: int,
+        lanes: int,
+        state: Path,
+    ) -> None:
+        """`lanes`, how many threads encode at once, changes nothing here. Raises StartError."""
+        if precision != "fp32":
+            raise StartError(
+                f"embeddings.precision: the onnx engine has fp32 only, not {precision}: set the key"
+                " to fp32, or embeddings.encoder to openvino"
+            )
+        super().__init__(files, revision, "onnx", precision)
         graph = kept_graph(files, revision, state)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -54,24 +78,11 @@ class OnnxEncoder:
                 f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot load the graph: install"
                 " a version that pyproject.toml admits, or set embeddings.encoder to torch"
             ) from error
-        self.identity = EmbeddingSet(
-            model=files.name,
-            revision=revision,
-            engine="onnx",
-            precision="fp32",
-            dimension=files.dimension,
-            normalized=True,
-        )
-        self.max_tokens = files.max_tokens
-
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of each text, cut at `max_tokens`."""
-        return self._tokenizer.tokenize(texts)
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """(n, d) float32, unit length. Raises EncoderError."""
         if not batch:
-            return np.empty((0, self.identity.dimension), dtype=np.float32)
+            return self._nothing()
         ids, mask = pad(batch)
         try:
             outputs = self._session.run(None, {"input_ids": ids, "attention_mask": mask})

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 #: Raised when the graph changes: a graph kept by an older builder is then made anew.
-BUILDER = 1
+BUILDER = 2
 #: What every ONNX Runtime since 1.15 reads.
 OPSET = 17
 IR_VERSION = 8
@@ -56,16 +56,35 @@ def kept_graph(files: ModelFiles, revision: str, state: Path) -> Path:
     data = build_graph(files)
     path = state / f"{stem}-{hashlib.sha256(data).hexdigest()}.onnx"
     try:
-        _write(path, data)
+        write_whole(path, data)
     except OSError as error:
         raise StartError(
             f"embeddings.state_dir: {state} cannot be written ({error.strerror}): give the"
             f" service a writable directory with {len(data) >> 20} MiB free"
         ) from error
-    for other in state.glob("*-v*-*.onnx"):
-        if other != path:
-            other.unlink(missing_ok=True)
+    _forget(path, revision)
     return path
+
+
+def kept_graphs(files: ModelFiles, revision: str, state: Path) -> list[Path]:
+    """The graphs of this very model in `state`, whole or not, of any builder."""
+    return sorted(state.glob(f"{revision[:16]}-{files.settings[:8]}-v*-*.onnx"))
+
+
+def _forget(made: Path, revision: str) -> None:
+    """Remove what `made` replaces, and of other models' graphs all but the newest.
+
+    One of another model is left for a service that goes back to it or reads both for a while.
+    """
+    others = []
+    for path in made.parent.glob("*-v*-*.onnx"):
+        if path.name.startswith(revision[:16]):
+            if path != made:
+                path.unlink(missing_ok=True)
+        else:
+            others.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(others)[:-1]:
+        path.unlink(missing_ok=True)
 
 
 def build_graph(files: ModelFiles) -> bytes:
@@ -225,7 +244,9 @@ class _Builder:
     def _constant(self, name: str, value: NDArray[Any]) -> str:
         from onnx import numpy_helper
 
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        # ascontiguousarray makes a scalar a vector of one, and Gather would keep that axis.
+        whole = np.ascontiguousarray(value).reshape(value.shape)
+        self._initializers.append(numpy_helper.from_array(whole, name))
         return name
 
     def _node(
@@ -245,9 +266,12 @@ class _Builder:
         self._nodes.append(node)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Put `data` into `path`, all of it or nothing. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".graph-", suffix=".part")
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.suffix[1:]}-", suffix=".part"
+    )
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)

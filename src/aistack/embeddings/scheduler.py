@@ -1,11 +1,14 @@
-"""Batches for one encoder thread: cut when the thread is free, by tokens, never by a timer.
+"""Batches for the encoder's lanes: cut when a lane is free, by tokens, never by a timer.
 
-Not a queue of batches and no linger: texts wait one by one, sorted by length, and the thread takes
-the best batch at the moment it can run it. An idle service encodes a lone text at once; under load
+Not a queue of batches and no linger: texts wait one by one, sorted by length, and a lane takes the
+best batch at the moment it can run it. An idle service encodes a lone text at once; under load
 the batches grow by themselves. Every second pass starts from the text that has waited longest and
 the others from the shortest text, so that a short query is not stuck behind a bulk of long texts
 and a long text is not starved by a stream of short ones: with k older texts before it, a text is
-encoded within 2 (k + 1) passes.
+in one of the next 2 (k + 1) passes, whichever lanes run them.
+
+A caller may hold places before it has its tokens: what does not fit is refused before anything is
+done for it.
 
 Knows no HTTP and no model library: `encode` is any function from tokens to vectors.
 """
@@ -18,32 +21,24 @@ import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
+from typing import Self
 
-import numpy as np
 import structlog
 
+from aistack.embeddings.cut import cut
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
+from aistack.embeddings.lanes import Lanes
+from aistack.embeddings.request import Encoded, Entry, Request
 from aistack.service.errors import Overloaded, Unavailable
 
 log = structlog.get_logger()
 
-#: Share of real tokens that padding may add to a batch, beyond the fixed cost of a pass.
-PADDING_SHARE = 0.1
-#: Seconds after which an idle encoder thread wakes up to show that it lives.
+#: Seconds after which an idle lane wakes up to show that it lives.
 IDLE_SECONDS = 1.0
 #: Bounds of the advice in Retry-After, in seconds.
 RETRY_SECONDS = (1.0, 30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The vectors of one request, (n, d) float32 in its order, and where the seconds went."""
-
-    vectors: Vectors
-    queue_seconds: float
-    encode_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,50 +52,29 @@ class Pass:
     failed: bool
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Encoded]
-    vectors: list[Vectors | None]
-    remaining: int
-    queued: float
-    started: float = 0.0
-    ended: bool = False
+class Reservation:
+    """Places in the queue that are held until they are used or given back.
 
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    request: _Request
-    index: int
-    tokens: Tokens
-    key: tuple[int, int] = field(init=False)
-    gone: bool = False
-
-
-def cut(lengths: Sequence[int], anchor: int, budget: int, pass_tokens: int) -> tuple[int, int]:
-    """The window [low, high) of the ascending `lengths` that is one batch and holds `anchor`.
-
-    It grows to shorter texts first (they cost their padding only), then to longer ones, while
-    longest x count is within `budget` and the padding is within a tenth of the real tokens plus
-    the fixed cost of the pass that it saves. The anchor is always in, however long.
+    A context manager that gives back what is left; to give back twice is harmless.
     """
-    low, high, real = anchor, anchor + 1, lengths[anchor]
 
-    def fits(longest: int, count: int, tokens: int) -> bool:
-        padded = longest * count
-        return padded <= budget and padded - tokens <= pass_tokens + PADDING_SHARE * tokens
+    def __init__(self, scheduler: Scheduler, places: int) -> None:
+        self._scheduler = scheduler
+        self.places = places
 
-    while low and fits(lengths[high - 1], high - low + 1, real + lengths[low - 1]):
-        low -= 1
-        real += lengths[low]
-    while high < len(lengths) and fits(lengths[high], high - low + 1, real + lengths[high]):
-        real += lengths[high]
-        high += 1
-    return low, high
+    def release(self, *, keep: int = 0) -> None:
+        """Give back all but `keep` places."""
+        self._scheduler._keep(self, keep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Scheduler:
-    """The queue, the thread that empties it, and what it does when there is too much."""
+    """The queue, the lanes that empty it, and what it does when there is too much."""
 
     def __init__(
         self,
@@ -109,10 +83,12 @@ class Scheduler:
         batch_tokens: int,
         queue_texts: int,
         pass_tokens: int = 16,
+        lanes: int = 1,
+        cores: Sequence[int] = (),
         idle_seconds: float = IDLE_SECONDS,
         observe: Callable[[Pass], None] | None = None,
     ) -> None:
-        """`observe` is called in the encoder thread after each pass."""
+        """`encode` and `observe` (after each pass) are called in the lanes: by several at once."""
         self._encode = encode
         self._batch_tokens = batch_tokens
         self._queue_texts = queue_texts
@@ -120,87 +96,119 @@ class Scheduler:
         self._idle_seconds = idle_seconds
         self._observe = observe
         self._changed = threading.Condition()
-        self._by_length: list[_Entry] = []
-        self._by_age: deque[_Entry] = deque()
+        self._by_length: list[Entry] = []
+        self._by_age: deque[Entry] = deque()
         self._queued_tokens = 0
+        self._reserved = 0
         self._sequence = 0
         self._passes = 0
-        self._beats = 0
         self._tokens_per_second = 0.0
         self._closing = False
         self._dead = False
-        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+        self._lanes = Lanes(self._step, ended=self._lanes_ended, count=lanes, cores=cores)
 
-    def start(self) -> None:
-        """Start the encoder thread."""
-        self._thread.start()
+    async def start(self, prepare: Callable[[], None] = lambda: None) -> None:
+        """Start the lanes; back when each has run `prepare`. Raises what one of them raised."""
+        prepared = [asyncio.wrap_future(future) for future in self._lanes.start(prepare)]
+        ready = False
+        try:
+            for ended in await asyncio.gather(*prepared, return_exceptions=True):
+                if ended is not None:
+                    raise ended
+            ready = True
+        finally:
+            if not ready:
+                self._close()
 
     async def stop(self, timeout: float) -> bool:
-        """Take nothing more, encode what is queued, end the thread; False after `timeout` seconds.
+        """Take nothing more, encode what is queued, end the lanes; False after `timeout` seconds.
 
         What is still queued then ends with Unavailable.
         """
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if not self._thread.is_alive():
-            return True
-        await asyncio.to_thread(self._thread.join, timeout)
-        if not self._thread.is_alive():
+        self._close()
+        if not self._lanes.alive or await asyncio.to_thread(self._lanes.join, timeout):
             return True
         self._drop_all()
         return False
 
+    def _close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
     def heartbeat(self) -> int:
-        """Advances while the encoder thread lives, idle or busy."""
-        return self._beats
+        """Advances while every lane lives, idle or busy."""
+        return self._lanes.heartbeat()
 
     @property
-    def alive(self) -> bool:
-        """Whether the encoder thread runs."""
-        return self._thread.is_alive()
+    def alive(self) -> int:
+        """Lanes that run."""
+        return self._lanes.alive
 
     @property
     def depth(self) -> int:
         """Texts that wait."""
         return len(self._by_length)
 
-    async def submit(self, texts: Sequence[Tokens]) -> Encoded:
-        """Encode `texts` (at least one), in order.
+    @property
+    def reserved(self) -> int:
+        """Places that are held for texts to come."""
+        return self._reserved
 
-        Raises Overloaded when the queue has no room for them, Unavailable while stopping and when
-        a pass failed. A cancelled call leaves the queue at once.
-        """
-        loop = asyncio.get_running_loop()
-        count = len(texts)
-        request = _Request(loop, loop.create_future(), [None] * count, count, time.perf_counter())
+    def reserve(self, count: int) -> Reservation:
+        """Hold places for `count` texts, or raise Overloaded; Unavailable while stopping."""
         with self._changed:
             if self._closing or self._dead:
                 raise Unavailable("The encoder is not running.")
-            if len(self._by_length) + count > self._queue_texts:
+            taken = len(self._by_length) + self._reserved
+            if taken + count > self._queue_texts:
                 raise Overloaded(
-                    f"{len(self._by_length)} texts are waiting to be encoded.",
-                    retry_after=self._retry_after(),
+                    f"{taken} texts are waiting to be encoded.", retry_after=self._retry_after()
                 )
+            self._reserved += count
+            return Reservation(self, count)
+
+    async def submit(
+        self, texts: Sequence[Tokens], reservation: Reservation | None = None
+    ) -> Encoded:
+        """Encode `texts` (at least one), in order, on the places of `reservation`.
+
+        Without one, places are looked for now: raises Overloaded when there are too few. Raises
+        Unavailable while stopping and when a pass failed. A cancelled call leaves the queue at
+        once. Places of the reservation beyond the texts are given back.
+        """
+        loop = asyncio.get_running_loop()
+        count = len(texts)
+        request = Request(loop, loop.create_future(), [None] * count, count, time.perf_counter())
+        with self._changed, reservation or self.reserve(count) as held:
+            if self._closing or self._dead:
+                raise Unavailable("The encoder is not running.")
+            if held.places < count:
+                raise ValueError(f"{count} texts on {held.places} places")
             for index, tokens in enumerate(texts):
-                entry = _Entry(request, index, tokens)
-                entry.key = (len(tokens), self._sequence)
+                entry = Entry(request, index, tokens, self._sequence)
                 self._sequence += 1
                 insort(self._by_length, entry, key=attrgetter("key"))
                 self._by_age.append(entry)
                 self._queued_tokens += len(tokens)
-            self._changed.notify_all()
+            self._changed.notify(count)
         try:
             return await request.future
         finally:
             if not request.future.done() or request.future.cancelled():
                 self._abandon(request)
 
-    def _abandon(self, request: _Request) -> None:
+    def _keep(self, reservation: Reservation, count: int) -> None:
+        with self._changed:
+            given = max(0, reservation.places - count)
+            reservation.places -= given
+            self._reserved -= given
+
+    def _abandon(self, request: Request) -> None:
         with self._changed:
             self._end(request)
 
-    def _end(self, request: _Request) -> None:
+    def _end(self, request: Request) -> None:
         # Under the lock: nothing of the request is encoded from here on.
         request.ended = True
         kept = []
@@ -214,39 +222,34 @@ class Scheduler:
 
     def _retry_after(self) -> float:
         low, high = RETRY_SECONDS
-        if not self._tokens_per_second:
-            return low
-        return min(high, max(low, self._queued_tokens / self._tokens_per_second))
+        rate = self._tokens_per_second * self._lanes.alive
+        return min(high, max(low, self._queued_tokens / rate)) if rate else low
 
-    # -- the encoder thread --------------------------------------------------------------------
+    # -- in the lanes --------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        batch: list[_Entry] | None = []
-        try:
-            while (batch := self._next_batch()) is not None:
-                if batch:
-                    self._run_pass(batch)
-        finally:
-            # Reached by an error that no engine announces, too: the callers get an answer now,
-            # and the heartbeat, which stops, gets the process restarted.
-            with self._changed:
-                self._dead = True
-            self._fail(batch or [])
-            self._drop_all()
+    def _step(self) -> bool:
+        batch = self._next_batch()
+        if batch:
+            self._run_pass(batch)
+        return batch is not None
 
-    def _next_batch(self) -> list[_Entry] | None:
+    def _lanes_ended(self) -> None:
+        # Reached by errors that no engine announces, too: the callers get an answer now, and the
+        # heartbeat, which stops, gets the process restarted.
+        with self._changed:
+            self._dead = True
+        self._drop_all()
+
+    def _next_batch(self) -> list[Entry] | None:
         """The next batch; empty after an idle interval; None when all is done."""
         with self._changed:
-            self._beats += 1
             if not self._by_length:
                 if self._closing:
                     return None
                 self._changed.wait(self._idle_seconds)
-            if not self._by_length:
-                return []
-            return self._take()
+            return self._take() if self._by_length else []
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> list[Entry]:
         anchor = 0
         self._passes += 1
         while self._by_age[0].gone:
@@ -265,65 +268,57 @@ class Scheduler:
             entry.request.started = entry.request.started or now
         return batch
 
-    def _run_pass(self, batch: list[_Entry]) -> None:
+    def _run_pass(self, batch: list[Entry]) -> None:
         began = time.perf_counter()
+        vectors: Vectors | None = None
         try:
             vectors = self._encode([entry.tokens for entry in batch])
+            if len(vectors) != len(batch):
+                raise EncoderError(f"{len(vectors)} vectors for {len(batch)} texts")
         except EncoderError as error:
+            vectors = None
             log.error("pass_failed", texts=len(batch), exc_info=error)
-            self._fail(batch)
-            self._report(batch, time.perf_counter() - began, failed=True)
-            return
-        self._report(batch, time.perf_counter() - began, failed=False)
-        for entry, vector in zip(batch, vectors, strict=True):
-            request = entry.request
-            request.vectors[entry.index] = vector
-            request.remaining -= 1
-            if not request.remaining and not request.ended:
-                self._deliver(request)
+        finally:
+            # An error that no engine announces ends the lane; its callers are answered first.
+            if vectors is None:
+                self._fail(batch)
+        self._report(batch, time.perf_counter() - began, failed=vectors is None)
+        if vectors is not None:
+            for request in self._fill(batch, vectors):
+                request.deliver()
 
-    def _report(self, batch: list[_Entry], seconds: float, *, failed: bool) -> None:
+    def _fill(self, batch: list[Entry], vectors: Vectors) -> list[Request]:
+        """Put the vectors where they belong; the requests that are complete by them."""
+        complete = []
+        with self._changed:
+            for entry, vector in zip(batch, vectors, strict=True):
+                request = entry.request
+                request.vectors[entry.index] = vector
+                request.remaining -= 1
+                if not request.remaining and not request.ended:
+                    complete.append(request)
+        return complete
+
+    def _report(self, batch: list[Entry], seconds: float, *, failed: bool) -> None:
         tokens = sum(len(entry.tokens) for entry in batch)
         if not failed and seconds > 0:
             rate = tokens / seconds
-            previous = self._tokens_per_second or rate
-            self._tokens_per_second = 0.8 * previous + 0.2 * rate
+            with self._changed:
+                previous = self._tokens_per_second or rate
+                self._tokens_per_second = 0.8 * previous + 0.2 * rate
         if self._observe is not None:
             padded = len(batch) * max(len(entry.tokens) for entry in batch)
             self._observe(Pass(len(batch), tokens, padded, seconds, failed))
 
-    def _deliver(self, request: _Request) -> None:
-        now = time.perf_counter()
-        result = Encoded(
-            np.stack([vector for vector in request.vectors if vector is not None]),
-            request.started - request.queued,
-            now - request.started,
-        )
-        _resolve(request, result)
-
-    def _fail(self, batch: Sequence[_Entry]) -> None:
+    def _fail(self, batch: Sequence[Entry]) -> None:
         for request in {id(entry.request): entry.request for entry in batch}.values():
             with self._changed:
                 if request.ended:
                     continue
                 self._end(request)
-            _resolve(request, Unavailable("The texts could not be encoded."))
+            request.fail(Unavailable("The texts could not be encoded."))
 
     def _drop_all(self) -> None:
         with self._changed:
             waiting = list(self._by_length)
         self._fail(waiting)
-
-
-def _resolve(request: _Request, result: Encoded | Unavailable) -> None:
-    def settle() -> None:
-        if request.future.done():
-            return
-        if isinstance(result, Encoded):
-            request.future.set_result(result)
-        else:
-            request.future.set_exception(result)
-
-    # The loop of a process that is being torn down may be gone, and its callers with it.
-    if not request.loop.is_closed():
-        request.loop.call_soon_threadsafe(settle)

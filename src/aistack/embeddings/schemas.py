@@ -9,10 +9,15 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from aistack.embeddings.embedder import Embedded
+from aistack.embeddings.encoder import Vectors, normalized
+from aistack.model_prompts import InputType
 from aistack.models import EmbeddingSet
 
 #: Token ids are parsed so that they can be refused with words that say what to do instead.
 TokenIds = list[int] | list[list[int]]
+
+
+DIMENSIONS = "the model's own number, or one of the fewer that `/v1/models` lists"
 
 
 class Wire(BaseModel):
@@ -21,7 +26,20 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class EmbeddingsRequest(Wire):
+class Prompted(Wire):
+    """Which of the model's prompts goes before each text; without both, its default one, if any."""
+
+    prompt_name: str | None = Field(
+        None, max_length=200, description="a prompt of the model's own, by its name"
+    )
+    input_type: InputType | None = Field(
+        None,
+        description="the model's prompt for a query or for a document (`document`, `passage` or"
+        " `corpus`), where it has one",
+    )
+
+
+class EmbeddingsRequest(Prompted):
     """OpenAI's `POST /v1/embeddings`."""
 
     model_config = ConfigDict(
@@ -44,11 +62,11 @@ class EmbeddingsRequest(Wire):
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="numbers, or the little-endian float32 bytes in base64"
     )
-    dimensions: int | None = Field(None, description="only the model's own number is accepted")
+    dimensions: int | None = Field(None, description=DIMENSIONS)
     user: str | None = Field(None, max_length=200, description="accepted, and not used")
 
 
-class EmbedRequest(Wire):
+class EmbedRequest(Prompted):
     """text-embeddings-inference's `POST /embed`."""
 
     model_config = ConfigDict(
@@ -59,6 +77,7 @@ class EmbedRequest(Wire):
     truncate: bool = Field(
         True, description="cut a text that is too long for the model; false refuses it with a 413"
     )
+    dimensions: int | None = Field(None, description=DIMENSIONS)
     normalize: Literal[True] = Field(True, description="vectors always have unit length")
 
 
@@ -111,6 +130,8 @@ class ModelExtension(BaseModel):
 
     kind: Literal["embedding"] = "embedding"
     dimension: int
+    dimensions: list[int] = Field(description="fewer ones that a request may ask for")
+    prompts: list[str] = Field(description="names for `prompt_name`")
     max_tokens: int
     client_batch: int
     embedding_set: EmbeddingSetDescription
@@ -146,9 +167,19 @@ def describe(identity: EmbeddingSet) -> EmbeddingSetDescription:
     )
 
 
-def openai_body(embedded: Embedded, identity: EmbeddingSet, *, encode: str) -> bytes:
-    """An EmbeddingsResponse as bytes. No float becomes a Python object on the way."""
-    vectors = embedded.vectors
+def shortened(vectors: Vectors, dimension: int) -> Vectors:
+    """(n, dimension) float32 of unit length: the first numbers of `vectors`."""
+    if vectors.shape[1] == dimension:
+        return vectors
+    return normalized(vectors[:, :dimension])
+
+
+def openai_body(embedded: Embedded, given: EmbeddingSet, *, encode: str) -> bytes:
+    """An EmbeddingsResponse as bytes, cut to the dimension of `given`.
+
+    No float becomes a Python object on the way.
+    """
+    vectors = shortened(embedded.vectors, given.dimension)
     rows: list[Any] = (
         [base64.b64encode(row).decode() for row in vectors.astype("<f4", copy=False)]
         if encode == "base64"
@@ -157,18 +188,19 @@ def openai_body(embedded: Embedded, identity: EmbeddingSet, *, encode: str) -> b
     return orjson.dumps(
         {
             "object": "list",
-            "model": identity.model,
+            "model": given.model,
             "data": [
                 {"object": "embedding", "index": index, "embedding": row}
                 for index, row in enumerate(rows)
             ],
             "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
-            "aistack": {"embedding_set": identity.id, "truncated": list(embedded.truncated)},
+            "aistack": {"embedding_set": given.id, "truncated": list(embedded.truncated)},
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
 
 
-def tei_body(embedded: Embedded) -> bytes:
-    """[[float]] as bytes."""
-    return orjson.dumps(embedded.vectors, option=orjson.OPT_SERIALIZE_NUMPY)
+def tei_body(embedded: Embedded, given: EmbeddingSet) -> bytes:
+    """[[float]] as bytes, cut to the dimension of `given`."""
+    vectors = shortened(embedded.vectors, given.dimension)
+    return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)

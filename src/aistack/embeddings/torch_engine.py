@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
 
-from aistack.embeddings.encoder import EncoderError, TextTokenizer, Tokens, Vectors, pad
-from aistack.models import EmbeddingSet, ModelFiles
+from aistack.embeddings.encoder import (
+    EncoderError,
+    LoadedModel,
+    Precision,
+    Tokens,
+    Vectors,
+    pad,
+)
+from aistack.embeddings.host import cpu_flags
+from aistack.models import ModelFiles
 from aistack.service.errors import StartError
+
+# Bars are for a terminal, not for a service's journal.
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 #: Fixed cost of a pass in tokens. CPU: (12.3 - 4.8) ms at .43 ms a token, rounded. On a GPU a pass
 #: over few texts costs about the same as one over thousands of tokens.
 PASS_TOKENS = {"cpu": 18, "cuda": 4096}
 
 
-class TorchEncoder:
-    """A sentence-transformers model in float32, on the first GPU or else on `threads` cores."""
+class TorchEncoder(LoadedModel):
+    """A sentence-transformers model on the first GPU or else on the processor.
 
-    def __init__(self, files: ModelFiles, *, threads: int) -> None:
-        try:
-            import torch
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise StartError(
-                f"embeddings.encoder: 'torch' needs the package {error.name}: install the extra"
-                " with pip install 'aistack[torch]', or set the key to onnx"
-            ) from error
-        self._torch = torch
-        revision = files.revision()
-        self._tokenizer = TextTokenizer(files.tokenizer, files.max_tokens)
+    Safe for several threads: a forward pass changes nothing in the model. `threads` holds for the
+    whole process, each caller's pass uses as many.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        revision: str,
+        *,
+        precision: Precision,
+        threads: int,
+        lanes: int,
+        state: Path,
+    ) -> None:
+        """`lanes`, how many threads encode at once, changes nothing here, and nothing is kept in
+        `state`. Raises StartError."""
+        super().__init__(files, revision, "torch", precision)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.pass_tokens = PASS_TOKENS[self._device]
+        if precision == "bf16" and not _has_bf16(self._device):
+            raise StartError(
+                "embeddings.precision: bf16 needs a GPU or a processor that computes in it, and"
+                f" {self._device} here does not: set the key to fp32"
+            )
         torch.set_num_threads(threads)
         try:
             # local_files_only: a start never goes to the network.
@@ -44,25 +69,13 @@ class TorchEncoder:
                 f"{files.directory}: sentence-transformers cannot load the model ({error}): fetch"
                 " the model again"
             ) from error
-        self.identity = EmbeddingSet(
-            model=files.name,
-            revision=revision,
-            engine="torch",
-            precision="fp32",
-            dimension=files.dimension,
-            normalized=True,
-        )
-        self.max_tokens = files.max_tokens
-
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of each text, cut at `max_tokens`."""
-        return self._tokenizer.tokenize(texts)
+        if precision == "bf16":
+            self._model = self._model.to(torch.bfloat16)
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """(n, d) float32, unit length. Raises EncoderError."""
         if not batch:
-            return np.empty((0, self.identity.dimension), dtype=np.float32)
-        torch = self._torch
+            return self._nothing()
         ids, mask = pad(batch)
         try:
             with torch.inference_mode():
@@ -76,3 +89,9 @@ class TorchEncoder:
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
             raise EncoderError("the torch engine failed in a forward pass") from error
         return vectors
+
+
+def _has_bf16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags()))
