@@ -62,6 +62,7 @@ async def test_an_answer_cites_what_the_documents_say(running: Running) -> None:
     assert extension["not_in_documents"] is False
     assert extension["collection"] == "default"
     assert extension["retrieval"]["hits"] == 3
+    assert extension["retrieval"]["degraded"] == []
     assert extension["citations"], content
     known = {p["source"]: p for p in passages()}
     for citation in extension["citations"]:
@@ -138,6 +139,19 @@ async def test_far_from_the_documents_no_model_is_asked(
     assert body["aistack"]["grounded"] is None
     assert body["usage"]["prompt_tokens"] == 0
     assert "could not find" in body["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"), [(FIREWALL, True), ([{"role": "user", "content": "Who won?"}], False)]
+)
+async def test_a_search_without_vectors_is_said_and_judged_by_its_words(
+    llama_address: str, short_path: Path, messages: list[dict[str, str]], found: bool
+) -> None:
+    aidb = search_peer(DOCUMENTS, cosine=None)
+    async with coordinator(short_path, llama=llama_address, aidb=aidb) as running:
+        body = (await running.chat(model="aistack", messages=messages, max_tokens=20)).json()
+    assert body["aistack"]["retrieval"]["degraded"] == ["dense"]
+    assert body["aistack"]["not_in_documents"] is not found
 
 
 async def test_the_caller_and_the_request_reach_aidb(llama_address: str, short_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import socket
 from typing import Any
@@ -120,6 +121,30 @@ def test_pages_hold_every_document_once(aidb: AidbProcess) -> None:
             if cursor is None:
                 break
     assert seen == ["6", "5", "4", "3", "2", "1", "0"]
+
+
+def test_documents_are_found_by_their_names(aidb: AidbProcess) -> None:
+    names = ["n/a.md", "n/\u00e9 &=?#+.md", "n/" + "x" * 300]
+    with aidb.client() as client:
+        for collection in ("named", "elsewhere"):
+            client.post("/v1/collections", json={"name": collection})
+            for name in names:
+                answer = aidb.upload(f"{collection} {name}", name, collection=collection)
+                assert answer.is_success, answer.text
+
+        def found(*asked: str) -> dict[str, str]:
+            answer = client.get(
+                "/v1/documents", params={"collection": "named", "source": list(asked)}
+            )
+            assert answer.status_code == 200, answer.text
+            return {one["source"]: one["sha256"] for one in answer.json()["data"]}
+
+        wanted = {
+            name: hashlib.sha256(f"named {name}".encode()).hexdigest() for name in sorted(names)
+        }
+        assert found(*names, "n/unknown") == wanted
+        assert found(names[1]) == {names[1]: wanted[names[1]]}
+        assert found("n/unknown") == {}
 
 
 def test_collections_are_listed_by_name_in_pages(aidb: AidbProcess) -> None:
@@ -257,6 +282,8 @@ def test_what_cannot_be_searched_is_refused_and_leaves_nothing(
         ("GET", "/v1/documents?cursor=nonsense", 400),
         ("GET", "/v1/documents?cursor=%00", 400),
         ("GET", "/v1/documents?state=lost", 422),
+        ("GET", "/v1/documents?source=%00", 422),
+        ("GET", "/v1/documents?" + "&".join(["source=x"] * 51), 422),
         ("GET", "/v1/documents?collection=nowhere", 404),
         ("GET", "/v1/collections/nowhere", 404),
         ("GET", "/v1/collections?limit=0", 422),

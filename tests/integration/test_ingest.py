@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from aistack.aidb import jobs, parsing, store
-from aistack.aidb.chunking import Chunker
+from aistack.aidb import jobs, parsing, schemas, store
+from aistack.aidb.chunking import Chunk, Chunker
 from aistack.aidb.documents import Document
-from aistack.aidb.ingest import Ingestion, Vectors
+from aistack.aidb.ingest import (
+    EMBED_TEXTS,
+    EMBEDS_IN_FLIGHT,
+    PARSES_AT_ONCE,
+    Ingestion,
+    Progress,
+    Vectors,
+)
 from aistack.aidb.jobs import INTERRUPTIONS
+from aistack.aidb.parsing import ParsedDocument
 from aistack.clients.postgres import Postgres
 from aistack.config import PostgresConfig
 from aistack.models import ModelFiles
@@ -238,6 +248,114 @@ async def test_a_refused_upload_leaves_no_row(bench: Bench) -> None:
         await bench.upload("A lake.")
     assert bench.rows("SELECT count(*) FROM documents") == [(0,)]
     assert bench.rows("SELECT count(*) FROM collections") == [(0,)]
+
+
+async def test_a_long_document_is_embedded_by_two_calls_at_once(bench: Bench) -> None:
+    texts = [f"Text {number}." for number in range(EMBED_TEXTS * 5 + 3)]
+    bench.encoder.gate.clear()
+    told: list[float] = []
+
+    async def tell(share: float) -> None:
+        told.append(share)
+
+    running = asyncio.create_task(bench.vectors.embed(texts, tell))
+    await bench.until(lambda: bench.encoder.calls > 0)
+    await asyncio.sleep(0)
+    assert bench.encoder.calls == EMBEDS_IN_FLIGHT == 2
+    bench.encoder.gate.set()
+    _, vectors = await running
+    assert told == sorted(told)
+    assert (len(told), told[-1]) == (6, 1.0)
+    # In the order of the texts, whichever call ended first.
+    _, each = await bench.encoder.embed_in_set(texts)
+    assert (vectors == each).all()
+
+
+async def test_a_call_that_fails_ends_the_other_and_is_raised_as_it_is(bench: Bench) -> None:
+    bench.encoder.gate.clear()
+    running = asyncio.create_task(bench.vectors.embed(["x"] * EMBED_TEXTS * 4))
+    await bench.until(lambda: bench.encoder.calls == EMBEDS_IN_FLIGHT)
+    bench.encoder.failure = Unavailable("Away.")
+    bench.encoder.gate.set()
+    with pytest.raises(Unavailable, match="Away"):
+        await running
+    assert bench.encoder.calls == EMBEDS_IN_FLIGHT
+    assert bench.encoder.texts == 0
+
+
+async def test_two_documents_are_parsed_at_once_and_no_more(
+    bench: Bench, model_files: ModelFiles
+) -> None:
+    chunker = Chunker(model_files.tokenizer, 64, 8)
+    together, go, lock = [0], threading.Event(), threading.Lock()
+    most = 0
+
+    def cut(parsed: ParsedDocument) -> Sequence[Chunk]:
+        nonlocal most
+        with lock:
+            together[0] += 1
+            most = max(most, together[0])
+        assert go.wait(30)
+        with lock:
+            together[0] -= 1
+        return chunker.chunk(parsed)
+
+    ingestion = Ingestion(bench.postgres, bench.vectors, cut, most_chunks=100)
+    documents = [await bench.upload(f"Lake {n}.", f"{n}") for n in range(4)]
+    running = [asyncio.create_task(ingestion.run(one.id, 1)) for one in documents]
+    begun = "SELECT 1 FROM documents WHERE state = 'processing'"
+    await bench.until(lambda: len(bench.rows(begun)) == 4 and together[0] >= PARSES_AT_ONCE)
+    go.set()
+    await asyncio.gather(*running)
+    assert most == PARSES_AT_ONCE == 2
+    assert bench.rows("SELECT count(*) FROM documents WHERE state = 'ready'") == [(4,)]
+
+
+async def test_progress_is_seen_while_embedding_and_begins_again_with_a_retry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aistack.aidb.ingest.PROGRESS_SECONDS", 0.0)
+    text = "\n\n".join(f"Paragraph {n} on lake{n} and hill{n}. " * 4 for n in range(400))
+    document = await bench.upload(text)
+    assert document.progress == 0.0
+    bench.encoder.held = 3
+    running = asyncio.create_task(bench.ingestion.run(document.id, 1))
+    await bench.until(lambda: bench.encoder.calls == 3 + EMBEDS_IN_FLIGHT)
+    seen = await bench.document(document.id)
+    assert seen.state == "processing"
+    assert 0.0 < seen.progress < 1.0
+    out = schemas.DocumentOut.of(seen)
+    assert out.job is not None
+    assert out.job.progress == out.progress == round(seen.progress, 4)
+    bench.encoder.failure = Unavailable("Away.")
+    bench.encoder.gate.set()
+    with pytest.raises(Unavailable):
+        await running
+    assert (await bench.document(document.id)).state == "pending"
+    bench.encoder.failure = None
+    await bench.ingestion.run(document.id, 1)
+    ready = await bench.document(document.id)
+    assert (ready.state, ready.progress) == ("ready", 1.0)
+    # Late words of an older job change nothing.
+    await Progress(bench.postgres, document.id, 1)(0.1)
+    assert (await bench.document(document.id)).progress == 1.0
+    await bench.upload("Other words.")
+    assert (await bench.document(document.id)).progress == 0.0
+
+
+async def test_progress_is_written_once_a_second_at_most(bench: Bench) -> None:
+    document = await bench.upload("A lake.")
+    bench.rows("UPDATE documents SET state = 'processing'")
+    progress = Progress(bench.postgres, document.id, 1)
+    await progress(0.25)
+    assert (await bench.document(document.id)).progress == 0.0
+    moments = iter([10.0, 12.0, 12.5, 14.0])
+    progress = Progress(bench.postgres, document.id, 1, now=lambda: next(moments))
+    await progress(0.5)
+    await progress(0.75)
+    assert (await bench.document(document.id)).progress == 0.5
+    await progress(0.25)
+    assert (await bench.document(document.id)).progress == 0.5
 
 
 async def test_the_worker_beats_while_idle(bench: Bench) -> None:

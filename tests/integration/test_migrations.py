@@ -147,6 +147,60 @@ def test_down_one_step_on_filled_tables_keeps_the_documents(empty: str) -> None:
     assert query(empty, "SELECT count(*) FROM documents WHERE state = 'ready'") == [(6,)]
 
 
+HNSW = (
+    "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+    " JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'hnsw' ORDER BY 1"
+)
+
+
+def test_an_index_that_exists_stays_and_a_new_table_has_none(empty: str) -> None:
+    migrations.upgrade(empty, "0002")
+    fill(empty)
+    query(empty, "UPDATE embedding_sets SET state = 'retired'")
+    assert query(empty, HNSW) == [("vectors_1_hnsw", True)]
+    migrations.upgrade(empty, "0003")
+    query(
+        empty,
+        "INSERT INTO embedding_sets (model, revision, engine, precision, dimension, normalized,"
+        " state) VALUES ('n', 'r', 'e', 'fp32', 3, true, 'active')",
+    )
+    for _ in range(2):
+        made = query(empty, "SELECT aidb_create_vector_table(id) FROM embedding_sets ORDER BY id")
+        assert made == [("vectors_1",), ("vectors_2",)]
+    assert query(empty, HNSW) == [("vectors_1_hnsw", True)]
+    assert query(empty, "SELECT id, retired_at IS NULL FROM embedding_sets ORDER BY id") == [
+        (1, False),
+        (2, True),
+    ]
+    assert query(empty, "SELECT count(*) FROM vectors_1") == [(30,)]
+
+
+def test_down_from_the_vector_index_leaves_one_valid_index_for_each_table(empty: str) -> None:
+    migrations.upgrade(empty, "0003")
+    fill(empty)
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute(
+            "CREATE INDEX vectors_1_hnsw_half ON vectors_1"
+            " USING hnsw ((embedding::halfvec(3)) halfvec_ip_ops)"
+        )
+        # What a build leaves that was ended halfway.
+        connection.execute("SET statement_timeout = '200ms'")
+        with psycopg.connect(empty) as writer:
+            writer.execute("DELETE FROM vectors_1 WHERE chunk_id = -1")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                connection.execute(
+                    "CREATE INDEX CONCURRENTLY vectors_1_hnsw ON vectors_1"
+                    " USING hnsw (embedding vector_ip_ops)"
+                )
+    assert query(empty, HNSW) == [("vectors_1_hnsw", False), ("vectors_1_hnsw_half", True)]
+    migrations.downgrade(empty, "0002")
+    assert query(empty, HNSW) == [("vectors_1_hnsw", True)]
+    assert query(empty, "SELECT count(*) FROM vectors_1") == [(30,)]
+    migrations.upgrade(empty)
+    assert query(empty, HNSW) == [("vectors_1_hnsw", True)]
+    check_statistics(lambda statement: query(empty, statement))
+
+
 def test_down_to_the_bottom_on_filled_tables_leaves_nothing_and_up_works_again(empty: str) -> None:
     migrations.upgrade(empty)
     fill(empty)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from aistack.config import AidbConfig
-from bench import retrieval
+from aistack.evaluation.metrics import METRICS
 from bench.corpus import LocalEncoder
 from bench.cranfield import read
+from bench.retrieval import quality
 from fix_postgres import PostgresServer
 from fix_search import open_bench
 
@@ -26,15 +27,11 @@ async def test_cranfield(
     assert len(collection.queries) == 225
     name = await asyncio.to_thread(postgres_server.create, migrated_template)
     async with open_bench(postgres_server, name, local_encoder, "unix:///nowhere") as made:
-        await retrieval.fill(made.corpus, collection)
-        result = await retrieval.measure(made.corpus, collection, AidbConfig())
+        await quality.fill(made.corpus, collection)
+        result = await quality.measure(made.corpus, collection, AidbConfig())
     await asyncio.to_thread(postgres_server.drop, name)
-    print(retrieval.report(result))
-    even = result["even"]
-    # The same formula over the same terms: what is left is how ties are ordered.
-    assert abs(even["bm25"] - even["bm25s"]) <= 0.005
-    assert even["fused"] >= max(even["dense"], even["bm25"]) - 0.005
-    # Recorded with the first version, minus what noise could take away.
-    assert even["dense"] >= 0.38
-    assert even["bm25"] >= 0.35
-    assert even["fused"] >= 0.405
+    print(quality.table(result))
+    # Each recorded mean less its interval, hybrid against the best leg, lexical against its peer.
+    bars = quality.figures(result)
+    assert [bar.line() for bar in bars if not bar.good] == []
+    assert len(bars) == 2 + len(quality.LEGS) * len(METRICS)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aistack.aidb import search
+from aistack.aidb import search_state
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25, idf, weight
 from aistack.aidb.search_model import SearchRequest
-from aistack.service.errors import NotFound, StackError, Unavailable, Unprocessable
+from aistack.service.context import deadline
+from aistack.service.errors import NotFound, Overloaded, Unavailable, Unprocessable
 from bench.corpus import Source
 from fix_search import LAKES, Bench, named, sources
 
@@ -88,8 +90,8 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({"author": {"exists": True}}, {"tarn.md", "nginx.md"}),
     ({"author": {"exists": False}}, {"fell.txt", "keys.txt"}),
     ({"author": {"eq": "Ann"}, "year": {"lt": 2021}}, {"tarn.md"}),
-    ({"absent": {"eq": "x"}}, set()),
-    ({'o\'dd "key" $ %s {}': {"eq": "x"}}, set()),
+    ({"absent": {"exists": False}}, {"tarn.md", "fell.txt", "nginx.md", "keys.txt"}),
+    ({'o\'dd "key" $ %s {}': {"exists": True}}, set()),
     ({"source": {"in": ["fell.txt", "keys.txt"]}}, {"fell.txt", "keys.txt"}),
     ({"source": {"gte": "keys", "lt": "o"}}, {"keys.txt", "nginx.md"}),
     ({"title": {"eq": "Web server"}}, {"nginx.md"}),
@@ -102,6 +104,7 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
 @pytest.mark.parametrize("exact", [True, False])
 async def test_filters_hold_in_every_mode(bench: Bench, exact: bool) -> None:
     ids = await bench.corpus.add(LAKES)
+    await bench.index()
     settings = {"dense_exact_below": 20_000 if exact else 0}
     query = "small lake hill keys nginx"
     for raw, expected in FILTERS:
@@ -117,6 +120,7 @@ async def test_filters_hold_before_the_cut(bench: Bench) -> None:
         Source(f"{n}.txt", f"A lake and a hill and a mountain, number {n}.", metadata={"n": n})
         for n in range(60)
     )
+    await bench.index()
     for exact in (20_000, 0):
         for mode in ("dense", "lexical", "hybrid"):
             found = await bench.search(
@@ -137,12 +141,12 @@ async def test_pages_are_stable_and_complete(bench: Bench) -> None:
         for n in range(30)
     )
     for mode in ("hybrid", "dense", "lexical"):
-        whole = await bench.search("lake", mode=mode, limit=100)
+        whole = await bench.search("lake", mode=mode, limit=100, collapse="off")
         assert [hit.rank for hit in whole.hits] == list(range(1, len(whole.hits) + 1))
         paged: list[int] = []
         offset: int | None = 0
         while offset is not None:
-            page = await bench.search("lake", mode=mode, limit=7, offset=offset)
+            page = await bench.search("lake", mode=mode, limit=7, offset=offset, collapse="off")
             assert page.total == whole.total
             paged += [hit.chunk_id for hit in page.hits]
             offset = page.next_offset
@@ -166,6 +170,7 @@ async def test_hnsw_answers_as_exact_search_does(bench: Bench) -> None:
         Source(f"{n}.txt", f"Passage {n * 7919 % 1000} on subject {n * 31 % 97} of the atlas.")
         for n in range(300)
     )
+    await bench.index()
     overlap = 0
     for query in ("subject 12", "passage 500", "an atlas", "number 7"):
         exact = await bench.search(query, mode="dense")
@@ -177,6 +182,7 @@ async def test_hnsw_answers_as_exact_search_does(bench: Bench) -> None:
 async def test_collections_do_not_see_each_other(bench: Bench) -> None:
     await bench.corpus.add(LAKES, "one")
     await bench.corpus.add([Source("other.txt", "A small lake elsewhere.")], "two")
+    await bench.index()
     for exact in (20_000, 0):
         found = await bench.search(
             "small lake", collection="two", settings={"dense_exact_below": exact}
@@ -219,30 +225,42 @@ async def test_the_first_document_may_come_between_the_look_and_the_search(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.corpus.add(LAKES)
-    look = search._state
-    looks = 0
+    look, calls = search_state.look, bench.encoder.calls
 
-    async def empty_at_first(*arguments: Any) -> search.State | None:
-        nonlocal looks
-        looks += 1
+    async def empty_at_first(*arguments: Any) -> tuple[search_state.Stamp, int] | None:
+        monkeypatch.undo()
         found = await look(*arguments)
-        return replace(found, epoch=-1, chunks=0) if found and looks == 1 else found
+        assert found is not None
+        return found[0]._replace(epoch=-1), 0
 
-    monkeypatch.setattr(search, "_state", empty_at_first)
-    assert sources(await bench.search("how often must passwords be changed?"))[0] == "keys.txt"
-    assert looks == 4  # the look that saw nothing, the search, and both again
+    monkeypatch.setattr(search_state, "look", empty_at_first)
+    found = await bench.search("how often must passwords be changed?")
+    assert sources(found)[0] == "keys.txt"
+    assert found.degraded == ()
+    assert bench.encoder.calls == calls + 1
 
 
 async def test_a_query_vector_of_another_model_is_never_used(bench: Bench) -> None:
     await bench.corpus.add(LAKES)
     bench.rows("UPDATE embedding_sets SET revision = 'another' RETURNING id")
-    for mode in ("dense", "hybrid"):
-        with pytest.raises(Unavailable):
-            await bench.search("lake", mode=mode)
-    assert sources(await bench.search("lake", mode="lexical")) == ["tarn.md"]
+    await only_words_are_searched(bench)
 
 
-async def test_a_query_that_cannot_be_embedded_is_an_error(
+async def only_words_are_searched(bench: Bench) -> None:
+    """Mode dense is an error, hybrid the lexical leg, said so and not kept, lexical as ever."""
+    with pytest.raises(Unavailable):
+        await bench.search("small lake", mode="dense")
+    words = await bench.search("small lake", mode="lexical")
+    assert words.degraded == ()
+    for _ in range(2):
+        found = await bench.search("small lake")
+        assert (found.degraded, found.cached) == (("dense",), False)
+        assert sources(found) == sources(words) == ["tarn.md"]
+        assert found.hits[0].legs["dense"] is None
+        assert found.hits[0].score == 1.0
+
+
+async def test_without_the_embeddings_service_a_hybrid_search_is_of_words(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.corpus.add(LAKES)
@@ -251,7 +269,38 @@ async def test_a_query_that_cannot_be_embedded_is_an_error(
         raise Unavailable("embeddings is not available right now.")
 
     monkeypatch.setattr(bench.encoder, "embed_in_set", away)
+    await only_words_are_searched(bench)
+    monkeypatch.undo()
+    again = await bench.search("small lake")
+    assert (again.degraded, again.cached, again.total) == ((), False, 4)
+
+
+async def test_an_embeddings_service_that_hangs_leaves_the_words_their_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+
+    async def hangs(texts: object) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.encoder, "embed_in_set", hangs)
+    token = deadline.set(time.monotonic() + 4.0)
+    try:
+        found = await bench.search("small lake")
+    finally:
+        deadline.reset(token)
+    assert (found.degraded, sources(found)) == (("dense",), ["tarn.md"])
+
+
+async def test_a_query_that_is_refused_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+
+    async def full(texts: object) -> Any:
+        raise Overloaded("Too many texts at once.")
+
+    monkeypatch.setattr(bench.encoder, "embed_in_set", full)
     for mode in ("dense", "hybrid"):
-        with pytest.raises(StackError, match="embeddings"):
+        with pytest.raises(Overloaded):
             await bench.search("lake", mode=mode)
-    assert sources(await bench.search("lake", mode="lexical")) == ["tarn.md"]

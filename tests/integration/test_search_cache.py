@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace as replace_dataclass
 from typing import Any, cast
 
 import psycopg
@@ -17,7 +18,8 @@ from aistack.aidb.documents import Document, checked_upload
 from aistack.aidb.ingest import Ingestion, Vectors
 from aistack.aidb.jobs import Queue
 from aistack.aidb.search_cache import SearchCache
-from aistack.aidb.search_model import SearchRequest, SearchResult
+from aistack.aidb.search_model import Answer, SearchRequest, SearchResult
+from aistack.aidb.search_schemas import SearchOut
 from bench.corpus import Source
 from fix_embeddings import ValkeyProcess
 from fix_postgres import PostgresServer
@@ -56,13 +58,14 @@ async def test_a_cached_search_embeds_nothing_and_reads_no_documents(
     calls, hits = bench.encoder.calls, looks("hit")
     # The pool's connections take the new setting when they are made anew.
     with statements(postgres_server, bench.dsn) as seen:
-        await bench.corpus.postgres.pool.drain()
+        await bench.corpus.postgres.reads.aclose()
         second = await bench.search("small lake")
     assert second.cached
     assert (bench.encoder.calls, looks("hit")) == (calls, hits + 1)
     asked = [one for one in seen if "execute" in one or "statement" in one]
     assert any("collections" in one for one in asked), "the log shows what is asked"
     assert [one for one in asked if CORPUS_TABLES.search(one)] == []
+    assert len(asked) == 1, "one statement, without a transaction around it"
     assert second.hits == first.hits
     assert (second.total, second.epoch) == (first.total, first.epoch)
 
@@ -104,7 +107,9 @@ async def test_everything_that_changes_a_result_is_in_the_key(bench: Bench) -> N
         {"filters": {"year": {"gte": 1}}},
         {"filters": {"year": {"eq": 1}}},
         {"filters": {"year": {"eq": "1"}}},
+        {"collapse": "near"},
         {"settings": {"bm25_k1": 0.5}},
+        {"settings": {"fusion": "dbsf"}},
     ):
         assert not (await bench.search("small lake", **members)).cached, members
     assert not (await bench.search("Small lake")).cached
@@ -133,6 +138,55 @@ async def test_a_slow_search_never_stores_its_result_under_a_newer_epoch(
     now = await bench.search("small lake")
     assert not now.cached
     assert "new.txt" in sources(now)
+
+
+async def test_equal_searches_at_the_same_time_are_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+    searcher = bench.searcher()
+    embed = bench.encoder.embed_in_set
+    waiting, go, calls = asyncio.Event(), asyncio.Event(), 0
+
+    async def slow(texts: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        waiting.set()
+        await go.wait()
+        return await embed(texts)
+
+    monkeypatch.setattr(bench.encoder, "embed_in_set", slow)
+    request = SearchRequest("small lake", "default")
+    tasks = [asyncio.create_task(searcher.search(request)) for _ in range(8)]
+    await waiting.wait()
+    misses = looks("miss")
+    # What begins after a change is another search: it must not get the older result.
+    await bench.corpus.add([Source("new.txt", "A small lake, a small lake.")])
+    later = asyncio.create_task(searcher.search(request))
+    while looks("miss") == misses or calls == 1:
+        await asyncio.sleep(0.001)
+    go.set()
+    found = await asyncio.gather(*tasks)
+    assert calls == 2
+    assert [(one.hits, one.cached) for one in found] == [(found[0].hits, False)] * 8
+    assert "new.txt" in sources(await later)
+    assert len(searcher._flights) == 0
+
+
+async def test_what_is_stored_of_a_collection_can_be_forgotten(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.corpus.add(LAKES, "other")
+    cache = SearchCache(bench.redis, seconds=60, settings="x")
+    for query in ("small lake", "high hill"):
+        await bench.search(query)
+        await bench.search(query, collection="other")
+    [(collection_id,)] = bench.rows("SELECT id FROM collections WHERE name = 'default'")
+    await cache.forget(collection_id)
+    left = await bench.redis._client.keys("aidb:search:*")
+    assert len([key for key in left if b":other:" in key]) == 2
+    assert [key for key in left if b":default:" in key] == []
+    assert not (await bench.search("small lake")).cached
+    assert (await bench.search("small lake", collection="other")).cached
 
 
 async def replace(bench: Bench, queue: Queue, **members: Any) -> Document:
@@ -191,6 +245,21 @@ async def test_without_redis_search_goes_on(bench: Bench, valkey: ValkeyProcess)
         assert not found.cached
         assert sources(found)[0] == "tarn.md"
     assert looks("away") > 0
+    await SearchCache(bench.redis, seconds=60, settings="x").forget(1)
+
+
+async def test_a_restart_of_the_database_costs_no_cached_search(
+    bench: Bench, postgres_server: PostgresServer
+) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as connection:
+        gone = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+            [psycopg.conninfo.conninfo_to_dict(bench.dsn)["dbname"]],
+        ).fetchall()
+    assert gone
+    assert (await bench.search("small lake")).cached
 
 
 async def test_what_cannot_be_read_is_a_miss(bench: Bench) -> None:
@@ -202,8 +271,22 @@ async def test_what_cannot_be_read_is_a_miss(bench: Bench) -> None:
     assert (await bench.search("small lake")).cached
 
 
+async def test_the_bytes_of_a_cached_search_are_those_of_the_first(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    searcher = bench.searcher()
+    first, again = [await searcher.answer(SearchRequest("lake", "default")) for _ in range(2)]
+    assert (first.cached, again.cached) == (False, True)
+    assert first.wire == again.wire
+    assert list(first.phases) == ["embed", "dense", "lexical", "fuse", "hits"]
+    for answer in (first, again):
+        read = SearchOut.model_validate_json(answer.body())
+        assert read.cached == answer.cached
+        assert read.took_ms == round(answer.seconds * 1000, 2)
+
+
 def test_a_result_comes_back_as_it_was_stored() -> None:
-    result = SearchResult("q", "hybrid", "default", 3, 0, None, (), None)
-    assert SearchResult.load(result.dump()) == result
+    result = SearchResult("q", "hybrid", "default", 3, 0, None, (), None, ("dense",))
+    whole = replace_dataclass(result, cached=True, took_ms=1.5)
+    assert SearchResult.load(Answer(result.wire(), cached=True, seconds=0.0015).body()) == whole
     one = SearchRequest("q", "a", limit=5).canonical()
     assert one == SearchRequest("q", "b", limit=5).canonical()

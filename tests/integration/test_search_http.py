@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aistack.aidb.search_schemas import SearchOut
 from fix_aidb import AidbProcess
 
 TARN = "# Tarns\n\nA tarn is a small lake in the mountains.\n\n# Fells\n\nA fell is a high hill.\n"
@@ -85,6 +86,28 @@ def test_hits_carry_all_that_a_reader_needs(filled: AidbProcess) -> None:
     assert hit["legs"]["dense"]["rank"] == hit["legs"]["lexical"]["rank"] == 1
 
 
+def test_the_bytes_are_those_of_the_documented_answer(filled: AidbProcess) -> None:
+    answer = search(filled, query="a high hill")
+    assert answer.headers["content-type"] == "application/json"
+    read = SearchOut.model_validate_json(answer.content, strict=True)
+    assert read.model_dump() == answer.json()
+    assert list(answer.json()) == list(SearchOut.model_fields)
+    timings = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    assert list(timings) == ["embed", "dense", "lexical", "fuse", "hits"]
+    assert all(float(milliseconds) > 0 for milliseconds in timings.values())
+
+
+def test_a_filter_on_a_field_that_is_not_there_names_those_that_are(filled: AidbProcess) -> None:
+    answer = search(filled, query="lake", filters={"yeer": {"eq": 2026}})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == (
+        "filters.yeer: no document of the collection 'default' has this field;"
+        " known are document_id, source, title, content_type, year."
+    )
+    assert search(filled, query="lake", filters={"yeer": {"exists": True}}).json()["total"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -99,6 +122,7 @@ def test_hits_carry_all_that_a_reader_needs(filled: AidbProcess) -> None:
         ({"query": "x", "limit": "10"}, 422),
         ({"query": "x", "offset": -1}, 422),
         ({"query": "x", "mode": "magic"}, 422),
+        ({"query": "x", "collapse": "all"}, 422),
         ({"query": "x", "unknown": 1}, 422),
         ({"query": "x", "filters": {"a": {"like": "b"}}}, 422),
         ({"query": "x", "filters": {"a": {}}}, 422),

@@ -142,6 +142,12 @@ async def test_a_worker_that_ends_says_why() -> None:
 
 async def test_every_loop_is_among_the_heartbeats_of_the_service() -> None:
     parts = Parts(Config())
-    assert len(parts.heartbeats) == 4
-    assert [beat() for beat in parts.heartbeats] == [0, 0, 0, 0]
+    assert {loop.name for loop in parts.upkeep.loops} == {
+        "sweep",
+        "follow_model",
+        "prune",
+        "vector_index",
+    }
+    assert len(parts.heartbeats) == 1 + len(parts.upkeep.loops)
+    assert [beat() for beat in parts.heartbeats] == [0] * 5
     await parts.stop()

@@ -19,11 +19,17 @@ from aistack.aidb.store import (
     enqueue,
     ensure_collection,
     enter_gate,
+    get_collection,
     get_document,
     no_collection,
+    no_document,
     record_change,
 )
 from aistack.clients.postgres import Connection
+from aistack.service.errors import Conflict
+
+#: Failed documents that one transaction queues again.
+RETRIES_AT_ONCE = 200
 
 Outcome = Literal["created", "replaced", "updated", "retried", "unchanged"]
 
@@ -103,7 +109,7 @@ async def _merge(
     if (sha256, content_type) != (upload.sha256, upload.content_type):
         await connection.execute(
             "UPDATE documents SET sha256 = %s, byte_size = %s, key_id = %s,"
-            " version = version + 1, state = 'pending', error = NULL,"
+            " version = version + 1, state = 'pending', error = NULL, progress = 0,"
             " interruptions = 0, updated_at = now() WHERE id = %s",
             [upload.sha256, len(upload.content), upload.key_id, document_id],
         )
@@ -119,14 +125,68 @@ async def _merge(
         outcome = "updated"
     if state == "failed":
         # The same bytes again is how a person says "try once more".
-        await connection.execute(
-            "UPDATE documents SET state = 'pending', error = NULL, interruptions = 0,"
-            " updated_at = now() WHERE id = %s",
-            [document_id],
-        )
-        await enqueue(connection, queue, document_id, version)
+        await _try_again(connection, queue, document_id, version)
         outcome = "retried"
     return document_id, outcome
+
+
+async def retry(connection: Connection, queue: Queue, document_id: UUID) -> Accepted:
+    """Queue a failed document again, from the bytes that are stored; one under way stays so.
+
+    Raises NotFound, and Conflict for a document that is ready.
+    """
+    cursor = await connection.execute(
+        "SELECT state, version FROM documents WHERE id = %s FOR UPDATE", [document_id]
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise no_document(document_id)
+    state, version = row
+    if state == "ready":
+        raise Conflict("The document is ready: only one that failed can be tried again.")
+    if state == "failed":
+        await _try_again(connection, queue, document_id, version)
+    outcome: Outcome = "retried" if state == "failed" else "unchanged"
+    return Accepted(await get_document(connection, document_id), outcome)
+
+
+async def retry_failed(
+    connection: Connection,
+    queue: Queue,
+    *,
+    collection: str | None,
+    after: UUID | None,
+    at_once: int = RETRIES_AT_ONCE,
+) -> tuple[int, UUID | None]:
+    """Queue failed documents again, in the order of their ids; how many, and after which the next
+    call goes on: None when there are no more.
+
+    One that fails again meanwhile is behind that place, so that the calls come to an end. Raises
+    NotFound.
+    """
+    collection_id = (
+        None if collection is None else (await get_collection(connection, collection)).id
+    )
+    cursor = await connection.execute(
+        "SELECT id, version FROM documents WHERE state = 'failed'"
+        " AND (%s::int IS NULL OR collection_id = %s) AND (%s::uuid IS NULL OR id > %s)"
+        " ORDER BY id LIMIT %s FOR UPDATE",
+        [collection_id, collection_id, after, after, at_once],
+    )
+    found = await cursor.fetchall()
+    for document_id, version in found:
+        await _try_again(connection, queue, document_id, version)
+    return len(found), found[-1][0] if len(found) == at_once else None
+
+
+async def _try_again(connection: Connection, queue: Queue, document_id: UUID, version: int) -> None:
+    """A failed document, locked by the caller, back to where its upload left it."""
+    await connection.execute(
+        "UPDATE documents SET state = 'pending', error = NULL, progress = 0, interruptions = 0,"
+        " updated_at = now() WHERE id = %s",
+        [document_id],
+    )
+    await enqueue(connection, queue, document_id, version)
 
 
 async def _describe(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
@@ -47,11 +47,15 @@ METADATA_LIST = 256
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A named set of documents that is searched as one. `epoch` grows with every visible change."""
+    """A named set of documents that is searched as one. `epoch` grows with every visible change.
+
+    `settings` is what it stores of `collection_settings`: only what differs from the configuration.
+    """
 
     id: int
     name: str
     description: str
+    settings: Mapping[str, Any]
     epoch: int
     document_count: int
     chunk_count: int
@@ -84,7 +88,8 @@ class Document:
 
     `title`, `content_type`, `metadata` and `chunk_count` are of the version that is searchable now
     (of the newest where none is yet), `sha256` and `byte_size` of the newest. `pending` holds the
-    attributes of the newest while an older one is searchable.
+    attributes of the newest while an older one is searchable. `progress` is the share (0 to 1) of
+    the newest's chunks that are embedded.
     """
 
     id: UUID
@@ -103,6 +108,7 @@ class Document:
     key_id: str
     created_at: datetime
     updated_at: datetime
+    progress: float
     pending: Pending | None
     job: Job | None
 
@@ -140,7 +146,10 @@ def checked_upload(
     UnsupportedMedia.
     """
     if len(content) > limit:
-        raise TooLarge(f"The document has {len(content)} bytes; the limit is {limit}: split it.")
+        raise TooLarge(
+            f"The document has {len(content)} bytes; the limit is {limit}"
+            " (aidb.document_bytes): split it."
+        )
     digest = hashlib.sha256(content).digest()
     known_as = source or file_name or f"sha256:{digest.hex()}"
     kind = checked_content_type(content_type, file_name or source)

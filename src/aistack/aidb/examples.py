@@ -21,6 +21,17 @@ GET_COLLECTION = """
 curl "$AISTACK_URL/v1/collections/default" -H "Authorization: Bearer $AISTACK_API_KEY"
 """
 
+UPDATE_COLLECTION = """
+curl -s -o /dev/null "$AISTACK_URL/v1/collections" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY" \\
+  -H "Content-Type: application/json" \\
+  --data '{"name": "notes"}'
+curl -X PATCH "$AISTACK_URL/v1/collections/notes" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{"settings": {"fusion": "dbsf", "collapse": "near"}}'
+"""
+
 DELETE_COLLECTION = """
 curl "$AISTACK_URL/v1/collections" \\
   -H "Authorization: Bearer $AISTACK_API_KEY" \\
@@ -54,6 +65,25 @@ curl "$AISTACK_URL/v1/documents/$DOCUMENT_ID" -H "Authorization: Bearer $AISTACK
 GET_TEXT = f"""{_NEWEST_READY}
 curl "$AISTACK_URL/v1/documents/$DOCUMENT_ID/text" -H "Authorization: Bearer $AISTACK_API_KEY"
 """.replace("\n\n", "\n")
+
+RETRY_DOCUMENTS = """
+curl "$AISTACK_URL/v1/documents/retry" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{"collection": "default"}'
+"""
+
+RETRY_DOCUMENT = """
+DOCUMENT_ID=$(curl -s "$AISTACK_URL/v1/documents" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{"source": "without-text.html", "content_type": "text/html", "text": "<p></p>"}' \\
+  | sed 's/{"id":"\\([^"]*\\)".*/\\1/')
+until curl -s "$AISTACK_URL/v1/documents/$DOCUMENT_ID" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY" | grep -q '"state":"failed"'; do sleep 1; done
+curl -X POST "$AISTACK_URL/v1/documents/$DOCUMENT_ID/retry" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY"
+"""
 
 DELETE_DOCUMENT = """
 DOCUMENT_ID=$(curl -s "$AISTACK_URL/v1/documents" \\

@@ -6,7 +6,8 @@ All fields and all operators must hold. A field is one of the document's own (`d
 `source`, `title`, `content_type`) or a key of its metadata; `metadata.KEY` names a metadata key
 that is also the name of a document field. Values are typed as JSON is: 1 does not equal "1", and a
 range compares numbers with numbers and strings with strings (by code point). Against a list, `eq`
-and ranges ask for any element.
+and ranges ask for any element. A metadata key that no document of the collection has is a mistake,
+except for `exists`, which asks just that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
 from aistack.aidb.documents import check_text
@@ -31,6 +32,8 @@ MAX_CONDITIONS: Final = 32
 MAX_VALUES: Final = 256
 MAX_VALUE_CHARS: Final = 2048
 MAX_FIELD_CHARS: Final = 128
+#: Known fields that a refusal names.
+MAX_NAMED: Final = 20
 
 _COMPARE: Final[dict[str, str]] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _COLUMNS: Final[dict[str, str]] = {
@@ -69,6 +72,40 @@ class Filter:
             column = _metadata if condition.metadata else _column
             parts.append(column(condition, arguments))
         return sql.SQL(" AND ").join(parts or [sql.SQL("true")]), arguments
+
+    def metadata_keys(self) -> list[str]:
+        """The metadata keys that must be known: all but those only asked for by `exists`."""
+        return sorted({c.field for c in self.conditions if c.metadata and c.operator != "exists"})
+
+
+async def check_fields(
+    connection: AsyncConnection[Any], collection_id: int, collection: str, filters: Filter
+) -> None:
+    """Raises Unprocessable for a metadata key that no document of the collection has or had."""
+    asked = filters.metadata_keys()
+    if not asked:
+        return
+    cursor = await connection.execute(
+        "SELECT a.field FROM unnest(%s::text[]) AS a(field) WHERE NOT EXISTS"
+        " (SELECT 1 FROM metadata_fields m WHERE m.collection_id = %s AND m.field = a.field)"
+        ' ORDER BY a.field COLLATE "C" LIMIT 1',
+        [asked, collection_id],
+    )
+    missing = await cursor.fetchone()
+    if missing is None:
+        return
+    cursor = await connection.execute(
+        "SELECT field FROM metadata_fields WHERE collection_id = %s GROUP BY field"
+        ' ORDER BY field COLLATE "C" LIMIT %s',
+        [collection_id, MAX_NAMED + 1],
+    )
+    known = [*_COLUMNS, *(str(row[0]) for row in await cursor.fetchall())]
+    more = ", …" if len(known) > MAX_NAMED + len(_COLUMNS) else ""
+    named = ", ".join(known[: MAX_NAMED + len(_COLUMNS)]) + more
+    raise Unprocessable(
+        f"filters.{missing[0]}: no document of the collection {collection!r} has this field;"
+        f" known are {named}."
+    )
 
 
 def parse(raw: Mapping[str, Any] | None) -> Filter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -26,6 +26,7 @@ from aistack.aidb.bm25 import frequencies
 from aistack.aidb.chunking import Chunk
 from aistack.aidb.embedding_sets import VectorTable
 from aistack.aidb.jobs import WAITING
+from aistack.aidb.near_duplicates import fingerprint
 from aistack.aidb.parsing import ParsedDocument, ParseError
 from aistack.aidb.swap import IndexedChunk, copy_vectors, swap_chunks
 from aistack.clients.postgres import Postgres
@@ -52,6 +53,13 @@ SEARCHABLE = Gauge("aistack_aidb_chunks", "Chunks that can be found")
 #: Texts of one call to the embeddings service. It batches on its own; this bounds how long one call
 #: takes on a slow CPU, and lets the queries of searches in between.
 EMBED_TEXTS = 64
+#: Calls of one document at once: while the answer of one is read, the encoder has the next.
+EMBEDS_IN_FLIGHT = 2
+#: Documents that are parsed at once, in threads, however many jobs there are: it takes the most
+#: memory of all, and more threads than this only wait for each other.
+PARSES_AT_ONCE = 2
+#: How often a document under way says how far it is.
+PROGRESS_SECONDS = 1.0
 #: The swap of the largest document: thousands of vectors into an HNSW index, on a slow disk.
 SWAP_SECONDS = 600.0
 #: Chunks of one round of filling a new embedding set.
@@ -81,6 +89,41 @@ class Prepared:
     chunks: tuple[IndexedChunk, ...]
 
 
+#: Told which share of something is done, 0 to 1.
+Tell = Callable[[float], Awaitable[None]]
+
+
+class Progress:
+    """Writes how far one version of a document is, once in PROGRESS_SECONDS at most."""
+
+    def __init__(
+        self,
+        postgres: Postgres,
+        document_id: UUID,
+        version: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._postgres = postgres
+        self._document_id = document_id
+        self._version = version
+        self._now = now
+        self._written = now()
+
+    async def __call__(self, share: float) -> None:
+        """`share` of the chunks is embedded."""
+        now = self._now()
+        if now - self._written < PROGRESS_SECONDS:
+            return
+        self._written = now
+        async with self._postgres.connection("ingest.progress") as connection:
+            await connection.execute(
+                "UPDATE documents SET progress = %s, updated_at = now() WHERE id = %s"
+                " AND version = %s AND state = 'processing' AND progress < %s",
+                [share, self._document_id, self._version, share],
+            )
+
+
 class Vectors:
     """The current embedding set: asked of the service, registered in the database."""
 
@@ -97,12 +140,31 @@ class Vectors:
         """
         return await self._table(await self._encoder.embedding_set())
 
-    async def embed(self, texts: Sequence[str]) -> tuple[VectorTable, NDArray[np.float32]]:
-        """Vectors in the order of `texts` (one at least) and their table. Raises Unavailable."""
-        parts = [
-            await self._encoder.embed_in_set(texts[start : start + EMBED_TEXTS])
-            for start in range(0, len(texts), EMBED_TEXTS)
-        ]
+    async def embed(
+        self, texts: Sequence[str], tell: Tell | None = None
+    ) -> tuple[VectorTable, NDArray[np.float32]]:
+        """Vectors in the order of `texts` (one at least) and their table. Raises Unavailable.
+
+        `tell` hears after each call to the service which share of them is done.
+        """
+        starts = range(0, len(texts), EMBED_TEXTS)
+        found: dict[int, tuple[EmbeddingSet, NDArray[np.float32]]] = {}
+        todo = iter(starts)
+
+        async def lane() -> None:
+            for start in todo:
+                found[start] = await self._encoder.embed_in_set(texts[start : start + EMBED_TEXTS])
+                if tell is not None:
+                    await tell(len(found) / len(starts))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(EMBEDS_IN_FLIGHT, len(starts))):
+                    group.create_task(lane())
+        except ExceptionGroup as failures:
+            # The others were cancelled with the first.
+            raise failures.exceptions[0] from None
+        parts = [found[start] for start in starts]
         identity = parts[0][0]
         if any(part[0] != identity for part in parts):
             raise Unavailable("The embedding model has just changed.")
@@ -145,6 +207,7 @@ class Ingestion:
         self._vectors = vectors
         self._cut = cut
         self._most_chunks = most_chunks
+        self._parsing = asyncio.Semaphore(PARSES_AT_ONCE)
 
     async def run(self, document_id: UUID, version: int) -> None:
         """Make the version searchable, or mark it failed, or find that nobody wants it.
@@ -169,7 +232,8 @@ class Ingestion:
     ) -> str:
         started = time.monotonic()
         try:
-            prepared = await asyncio.to_thread(self._prepare, content, content_type)
+            async with self._parsing:
+                prepared = await asyncio.to_thread(self._prepare, content, content_type)
         except ParseError as error:
             return await self._fail(document_id, version, error.detail)
         if not prepared.chunks:
@@ -177,7 +241,8 @@ class Ingestion:
         parsed = time.monotonic()
         SECONDS.labels("parse").observe(parsed - started)
         table, vectors = await self._vectors.embed(
-            [chunk.embed_prefix + chunk.text for chunk in prepared.chunks]
+            [chunk.embed_prefix + chunk.text for chunk in prepared.chunks],
+            Progress(self._postgres, document_id, version),
         )
         embedded = time.monotonic()
         SECONDS.labels("embed").observe(embedded - parsed)
@@ -208,7 +273,7 @@ class Ingestion:
         """The bytes and their type, if this version still waits to be processed."""
         async with self._postgres.connection("ingest.begin") as connection:
             cursor = await connection.execute(
-                "UPDATE documents SET state = 'processing', updated_at = now()"
+                "UPDATE documents SET state = 'processing', progress = 0, updated_at = now()"
                 " WHERE id = %s AND version = %s AND state IN ('pending', 'processing')"
                 " RETURNING coalesce(pending ->> 'content_type', content_type)",
                 [document_id, version],
@@ -303,4 +368,5 @@ def indexed(chunk: Chunk) -> IndexedChunk:
         token_count=chunk.token_count,
         terms=terms,
         frequencies=counts,
+        fingerprint=fingerprint(terms, counts),
     )

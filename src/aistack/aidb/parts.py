@@ -16,6 +16,7 @@ from aistack.aidb.jobs import Queue, Worker
 from aistack.aidb.search import Searcher, search_settings
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.upkeep import Upkeep
+from aistack.aidb.vector_index import VectorIndexes
 from aistack.clients.embeddings import EmbeddingsClient
 from aistack.clients.http import PeerClient
 from aistack.clients.postgres import Postgres
@@ -56,16 +57,19 @@ class Parts:
         self._embeddings_peer = peer
         self.embeddings = EmbeddingsClient(peer)
         self.vectors = Vectors(self.postgres, self.embeddings, dimension=config.aidb.dimension)
-        cache = SearchCache(
+        self.search_cache = SearchCache(
             self.redis, seconds=config.aidb.cache_seconds, settings=search_settings(config.aidb)
         )
-        self.searcher = Searcher(self.postgres, self.embeddings, cache, config.aidb)
+        self.searcher = Searcher(self.postgres, self.embeddings, self.search_cache, config.aidb)
         self.queue = Queue(self.postgres)
         drain = config.limits.drain_seconds or entry.limits.drain_seconds
         self.worker = Worker(
             self.queue, concurrency=config.aidb.workers, drain_seconds=drain * DRAIN_SHARE
         )
-        self.upkeep = Upkeep(self.postgres, self.queue)
+        self.indexes = VectorIndexes(self.postgres, config.aidb)
+        self.upkeep = Upkeep(
+            self.postgres, self.queue, self.indexes, retired_days=config.aidb.retired_days
+        )
         #: How long a request may take, and with it a delete.
         self.request_seconds = config.limits.request_seconds or entry.limits.request_seconds
         self._working = False
@@ -109,6 +113,7 @@ class Parts:
         self.queue.handle(ingestion.run)
         self._working = True
         self.worker.start()
+        self.indexes.tell = runtime.status
         self.upkeep.start(ingestion)
 
     async def stop(self) -> None:

@@ -11,6 +11,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from aistack.aidb import documents, store
+from aistack.aidb.collection_schemas import SettingsIn, SettingsOut
+from aistack.aidb.collection_settings import CollectionSettings
+from aistack.config import AidbConfig
 from aistack.service.errors import BadRequest
 
 Name = Annotated[str, Field(min_length=1, max_length=128, examples=["default"])]
@@ -28,6 +31,7 @@ class CollectionCreate(Request):
 
     name: Name
     description: str = Field("", max_length=2000)
+    settings: SettingsIn = Field(default_factory=SettingsIn)
 
 
 class DocumentCreate(Request):
@@ -66,6 +70,7 @@ class CollectionOut(BaseModel):
 
     name: str
     description: str
+    settings: SettingsOut
     epoch: int
     document_count: int
     chunk_count: int
@@ -74,11 +79,13 @@ class CollectionOut(BaseModel):
     updated_at: datetime
 
     @classmethod
-    def of(cls, collection: documents.Collection) -> CollectionOut:
-        """From the domain."""
+    def of(cls, collection: documents.Collection, defaults: AidbConfig) -> CollectionOut:
+        """From the domain; the settings over those of the configuration."""
+        settings = CollectionSettings.of(defaults, collection.settings)
         return cls(
             name=collection.name,
             description=collection.description,
+            settings=SettingsOut(**settings.as_dict()),
             epoch=collection.epoch,
             document_count=collection.document_count,
             chunk_count=collection.chunk_count,
@@ -96,11 +103,12 @@ class CollectionList(BaseModel):
 
 
 class JobOut(BaseModel):
-    """The job that works on the document now."""
+    """The job that works on the document now; `progress` as the document's."""
 
     id: int
     state: str
     attempts: int
+    progress: float
 
 
 class PendingOut(BaseModel):
@@ -115,8 +123,9 @@ class DocumentOut(BaseModel):
     """A document, as it is searchable now; `sha256` and `bytes` are of the newest upload.
 
     `pending` has what else the newest upload changes once its bytes are searchable: null when they
-    are, or when no version is yet. `error` says why it failed, or what it is waiting for; `job` is
-    null when there is none.
+    are, or when no version is yet. `progress` (0 to 1) is the share of the newest upload's chunks
+    that are embedded; it begins again with every try. `error` says why it failed, or what it is
+    waiting for; `job` is null when there is none.
     """
 
     id: UUID
@@ -124,6 +133,7 @@ class DocumentOut(BaseModel):
     source: str
     title: str
     state: Literal["pending", "processing", "ready", "failed"]
+    progress: float
     content_type: str
     sha256: str
     bytes: int
@@ -148,6 +158,7 @@ class DocumentOut(BaseModel):
             source=document.source,
             title=document.title,
             state=document.state,
+            progress=round(document.progress, 4),
             content_type=document.content_type,
             sha256=document.sha256,
             bytes=document.byte_size,
@@ -166,8 +177,27 @@ class DocumentOut(BaseModel):
                 content_type=pending.content_type,
                 metadata=dict(pending.metadata),
             ),
-            job=None if job is None else JobOut(id=job.id, state=job.state, attempts=job.attempts),
+            job=None
+            if job is None
+            else JobOut(
+                id=job.id,
+                state=job.state,
+                attempts=job.attempts,
+                progress=round(document.progress, 4),
+            ),
         )
+
+
+class RetryIn(Request):
+    """Which failed documents to try again; without a collection all of them."""
+
+    collection: Name | None = None
+
+
+class RetryOut(BaseModel):
+    """How many documents were queued again."""
+
+    retried: int
 
 
 class DocumentList(BaseModel):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import orjson
 
 from aistack.aidb.filters import Filter
 from aistack.aidb.fusion import Fused, LegScore
+from aistack.aidb.near_duplicates import Collapse
 from aistack.service.errors import Unprocessable
 
 Mode = Literal["hybrid", "dense", "lexical"]
@@ -27,7 +28,10 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """A checked search. `min_score` is on the scale of the mode's `score` (see `Hit`)."""
+    """A checked search. `min_score` is on the scale of the mode's `score` (see `Hit`).
+
+    `collapse` of None is the collection's.
+    """
 
     query: str
     collection: str
@@ -36,6 +40,7 @@ class SearchRequest:
     offset: int = 0
     filters: Filter = field(default_factory=Filter)
     min_score: float | None = None
+    collapse: Collapse | None = None
 
     def __post_init__(self) -> None:
         """Raises Unprocessable, naming the field."""
@@ -56,7 +61,15 @@ class SearchRequest:
         """The same bytes for the same search, without the collection's name."""
         conditions = [[c.field, c.metadata, c.operator, c.value] for c in self.filters.conditions]
         return orjson.dumps(
-            [self.query, self.mode, self.limit, self.offset, conditions, self.min_score]
+            [
+                self.query,
+                self.mode,
+                self.limit,
+                self.offset,
+                conditions,
+                self.min_score,
+                self.collapse,
+            ]
         )
 
 
@@ -64,8 +77,9 @@ class SearchRequest:
 class Hit:
     """A passage found. `rank` counts from 1 over all pages.
 
-    `score` is, by mode: hybrid 0..1 (reciprocal rank fusion, 1 = first in both legs), dense the
-    cosine, lexical BM25. `legs` has each leg's own rank and score, None where it did not find it.
+    `score` is, by mode: hybrid 0..1 (see `fusion`), dense the cosine, lexical BM25. `legs` has each
+    leg's own rank and score, None where it did not find it. `duplicates` counts the candidates that
+    say the same and were left out for this one.
     """
 
     rank: int
@@ -85,9 +99,10 @@ class Hit:
     line_end: int | None
     metadata: Mapping[str, Any]
     legs: Mapping[str, LegScore | None]
+    duplicates: int
 
     @classmethod
-    def of(cls, rank: int, fused: Fused, row: Sequence[Any]) -> Hit:
+    def of(cls, rank: int, fused: Fused, row: Sequence[Any], duplicates: int) -> Hit:
         """From a fused candidate and its row (columns in the order of the fields)."""
         legs = {"dense": fused.legs.get("dense"), "lexical": fused.legs.get("lexical")}
         fields: dict[str, Any] = dict(zip(_COLUMNS, row[2:], strict=True))
@@ -97,13 +112,18 @@ class Hit:
             chunk_id=int(row[0]),
             document_id=str(row[1]),
             legs=legs,
+            duplicates=duplicates,
             **fields,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One page. `total` counts the candidates of all legs that passed `min_score`."""
+    """One page. `total` counts the candidates of all legs that passed `min_score`, duplicates once.
+
+    `degraded` names the legs that a hybrid search should have asked and could not. `cached` and
+    `took_ms` come last: they are of one answer, the rest is of the search.
+    """
 
     query: str
     mode: Mode
@@ -113,25 +133,19 @@ class SearchResult:
     embedding_set: str | None
     hits: tuple[Hit, ...]
     next_offset: int | None
+    degraded: tuple[str, ...] = ()
     cached: bool = False
     took_ms: float = 0.0
 
-    def answered(self, *, cached: bool, seconds: float) -> SearchResult:
-        """The same result with how it came about."""
-        return replace(self, cached=cached, took_ms=round(seconds * 1000, 2))
-
-    def dump(self) -> bytes:
-        """For the cache."""
-        return orjson.dumps(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the wire."""
-        return asdict(self)
+    def wire(self) -> bytes:
+        """The JSON of the answer but for its end: what an `Answer` adds, and the cache keeps."""
+        whole = orjson.dumps(self)
+        return whole[: whole.rindex(b',"cached":')]
 
     @classmethod
-    def load(cls, stored: bytes) -> SearchResult:
-        """What `dump` wrote. Raises ValueError, KeyError or TypeError on anything else."""
-        raw = orjson.loads(stored)
+    def load(cls, body: bytes) -> SearchResult:
+        """From the JSON of an answer. Raises ValueError, KeyError or TypeError on anything else."""
+        raw = orjson.loads(body)
         hits = tuple(
             Hit(
                 **{
@@ -144,4 +158,22 @@ class SearchResult:
             )
             for hit in raw["hits"]
         )
-        return cls(**{**raw, "hits": hits})
+        return cls(**{**raw, "hits": hits, "degraded": tuple(raw["degraded"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result on its way to one caller: `SearchResult.wire`, and how it came about.
+
+    `phases` are the seconds of each phase of the search; empty for a cached one.
+    """
+
+    wire: bytes
+    cached: bool
+    seconds: float
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        """The JSON of the answer."""
+        end = b"true" if self.cached else b"false"
+        return b'%b,"cached":%b,"took_ms":%.2f}' % (self.wire, end, self.seconds * 1000)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from aistack.aidb import documents, filters
+from aistack.aidb.near_duplicates import Collapse
 from aistack.aidb.search_model import (
     MAX_LIMIT,
     MAX_OFFSET,
@@ -46,6 +47,11 @@ class SearchIn(BaseModel):
     min_score: float | None = Field(
         None, allow_inf_nan=False, description="on the scale of the mode's score"
     )
+    collapse: Collapse | None = Field(
+        None,
+        description="hits that say the same as a better one are left out and counted: exact (but"
+        " for white space and case), near (a few words differ), off; without it the collection's",
+    )
 
     def request(self) -> SearchRequest:
         """Raises Unprocessable, naming the field."""
@@ -61,6 +67,7 @@ class SearchIn(BaseModel):
             offset=self.offset,
             filters=filters.parse(given),
             min_score=self.min_score,
+            collapse=self.collapse,
         )
 
 
@@ -82,7 +89,7 @@ class HitOut(BaseModel):
     """A passage. `text` is the document's text from `char_start` to `char_end`."""
 
     rank: int = Field(description="from 1, over all pages")
-    score: float = Field(description="hybrid: 0..1, 1 is first in both legs; else the leg's own")
+    score: float = Field(description="hybrid: 0..1, by the collection's fusion; else the leg's own")
     chunk_id: int
     document_id: str
     source: str
@@ -98,6 +105,7 @@ class HitOut(BaseModel):
     line_end: int | None
     metadata: dict[str, Any]
     legs: LegsOut
+    duplicates: int = Field(description="candidates left out because they say the same")
 
 
 class SearchOut(BaseModel):
@@ -107,9 +115,13 @@ class SearchOut(BaseModel):
     mode: Mode
     collection: str
     epoch: int
-    total: int = Field(description="candidates of both legs, after min_score")
+    total: int = Field(description="candidates of both legs after min_score, duplicates once")
     embedding_set: str | None
     hits: list[HitOut]
     next_offset: int | None
+    degraded: list[str] = Field(
+        description="legs that were not asked because a dependency is away; such an answer is not"
+        " cached"
+    )
     cached: bool
     took_ms: float

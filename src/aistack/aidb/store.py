@@ -9,7 +9,7 @@ first meet at the collection's gate, an advisory lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +18,7 @@ from uuid import UUID
 
 import orjson
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from aistack.aidb.documents import Collection, Document, Job, Pending, State
 from aistack.aidb.jobs import Queue
@@ -34,14 +35,14 @@ TRIES = 8
 _DOCUMENT = """
     SELECT d.id, c.name, d.source, coalesce(d.title, d.parsed_title, d.source), d.content_type,
            encode(d.sha256, 'hex'), d.byte_size, d.metadata, d.state, d.error, d.version,
-           d.ready_version, d.chunk_count, d.key_id, d.created_at, d.updated_at, d.pending,
-           j.id, j.status::text, j.attempts
+           d.ready_version, d.chunk_count, d.key_id, d.created_at, d.updated_at, d.progress,
+           d.pending, j.id, j.status::text, j.attempts
       FROM documents d
       JOIN collections c ON c.id = d.collection_id
       LEFT JOIN procrastinate_jobs j ON j.id = d.job_id
 """
 _COLLECTION = """
-    SELECT c.id, c.name, c.description, c.epoch,
+    SELECT c.id, c.name, c.description, c.settings, c.epoch,
            (SELECT count(*) FROM documents d WHERE d.collection_id = c.id),
            c.chunk_count, c.key_id, c.created_at, c.updated_at
       FROM collections c
@@ -57,14 +58,19 @@ class Cursor:
 
 
 async def ensure_collection(
-    connection: Connection, name: str, *, description: str = "", key: str
+    connection: Connection,
+    name: str,
+    *,
+    description: str = "",
+    settings: Mapping[str, Any] | None = None,
+    key: str,
 ) -> tuple[Collection, bool]:
     """The collection of that name and whether it was made now; one that exists is left as it is."""
     for _ in range(TRIES):
         cursor = await connection.execute(
-            "INSERT INTO collections (name, description, key_id) VALUES (%s, %s, %s)"
-            " ON CONFLICT (name) DO NOTHING RETURNING id",
-            [name, description, key],
+            "INSERT INTO collections (name, description, settings, key_id)"
+            " VALUES (%s, %s, %s, %s) ON CONFLICT (name) DO NOTHING RETURNING id",
+            [name, description, Jsonb(dict(settings or {})), key],
         )
         made = await cursor.fetchone() is not None
         # Another's that was there may be gone by now.
@@ -174,7 +180,7 @@ async def get_document(connection: Connection, document_id: UUID) -> Document:
     cursor = await connection.execute(_DOCUMENT + " WHERE d.id = %s", [document_id])
     row = await cursor.fetchone()
     if row is None:
-        raise _no_document(document_id)
+        raise no_document(document_id)
     return _document(row)
 
 
@@ -187,7 +193,7 @@ async def get_text(connection: Connection, document_id: UUID) -> str:
     )
     row = await cursor.fetchone()
     if row is None:
-        raise _no_document(document_id)
+        raise no_document(document_id)
     if row[0] is None:
         raise NotFound("The document has no text yet: wait until its state is 'ready'.")
     return str(row[0])
@@ -198,15 +204,22 @@ async def list_documents(
     *,
     collection: str | None,
     state: State | None,
+    sources: Sequence[str] | None = None,
     limit: int,
     after: Cursor | None,
 ) -> tuple[list[Document], Cursor | None]:
-    """A page of documents, newest first, and where the next one begins. Raises NotFound."""
+    """A page of documents, newest first, and where the next one begins. Raises NotFound.
+
+    `sources`: only those of these names, which needs a collection to be quick.
+    """
     conditions: list[sql.SQL] = [sql.SQL("TRUE")]
     values: list[Any] = []
     if collection is not None:
         values.append((await get_collection(connection, collection)).id)
         conditions.append(sql.SQL("d.collection_id = %s"))
+    if sources is not None:
+        values.append(list(sources))
+        conditions.append(sql.SQL("d.source = ANY(%s)"))
     if state is not None:
         values.append(state)
         conditions.append(sql.SQL("d.state = %s"))
@@ -224,15 +237,18 @@ async def list_documents(
     return documents[:limit], Cursor(last.created_at, last.id)
 
 
-async def delete_document(connection: Connection, document_id: UUID) -> None:
-    """Remove a document, its chunks, vectors and waiting job. Raises NotFound."""
+async def delete_document(connection: Connection, document_id: UUID) -> int:
+    """Remove a document, its chunks, vectors and waiting job; the id of its collection.
+
+    Raises NotFound.
+    """
     cursor = await connection.execute(
         "SELECT collection_id, version, job_id FROM documents WHERE id = %s FOR UPDATE",
         [document_id],
     )
     row = await cursor.fetchone()
     if row is None:
-        raise _no_document(document_id)
+        raise no_document(document_id)
     collection_id, version, job_id = row
     await record_change(connection, "document_deleted", collection_id, document_id, version)
     await connection.execute("DELETE FROM documents WHERE id = %s", [document_id])
@@ -242,6 +258,7 @@ async def delete_document(connection: Connection, document_id: UUID) -> None:
             " FROM procrastinate_jobs WHERE id = %s",
             [job_id, job_id],
         )
+    return int(collection_id)
 
 
 async def enqueue(connection: Connection, queue: Queue, document_id: UUID, version: int) -> int:
@@ -271,9 +288,9 @@ async def record_change(
 
 
 def _document(row: Sequence[Any]) -> Document:
-    pending = None if row[16] is None else Pending(**row[16])
-    job = None if row[17] is None else Job(*row[17:20])
-    return Document(*[*row[:16], pending, job])
+    pending = None if row[17] is None else Pending(**row[17])
+    job = None if row[18] is None else Job(*row[18:21])
+    return Document(*[*row[:17], pending, job])
 
 
 def no_collection(name: str) -> NotFound:
@@ -285,5 +302,5 @@ def deleted_again_and_again() -> Conflict:
     return Conflict("It was deleted again and again at the same moment: send it again.")
 
 
-def _no_document(document_id: UUID) -> NotFound:
+def no_document(document_id: UUID) -> NotFound:
     return NotFound(f"There is no document {document_id}.")

@@ -39,6 +39,7 @@ _COLUMNS = (
     ("term_count", "int4"),
     ("terms", "text[]"),
     ("term_frequencies", "int4[]"),
+    ("fingerprint", "int8"),
 )
 _COPY_CHUNKS = sql.SQL("COPY chunks ({}) FROM STDIN (FORMAT BINARY)").format(
     sql.SQL(", ").join(sql.Identifier(name) for name, _ in _COLUMNS)
@@ -50,7 +51,7 @@ class IndexedChunk:
     """A chunk with what both legs need of it; `text` is `document_text[char_start:char_end]`.
 
     `embed_prefix + text` is what was embedded and analysed. `terms` are distinct, `frequencies`
-    parallel to them.
+    parallel to them. `fingerprint` tells near duplicates (`near_duplicates`).
     """
 
     text: str
@@ -65,6 +66,7 @@ class IndexedChunk:
     token_count: int
     terms: Sequence[str]
     frequencies: Sequence[int]
+    fingerprint: int | None = None
 
 
 async def swap_chunks(
@@ -112,7 +114,7 @@ async def swap_chunks(
             [document_id, version, text],
         )
         await connection.execute(
-            "UPDATE documents SET state = 'ready', error = NULL, ready_version = %s,"
+            "UPDATE documents SET state = 'ready', error = NULL, ready_version = %s, progress = 1,"
             " parsed_title = %s, chunk_count = %s, analyzer = %s, interruptions = 0,"
             # What a search shows and filters by changes with the chunks that it belongs to.
             " title = CASE WHEN pending IS NULL THEN title ELSE pending ->> 'title' END,"
@@ -171,6 +173,7 @@ async def _copy_chunks(
                 sum(chunk.frequencies),
                 list(chunk.terms),
                 list(chunk.frequencies),
+                chunk.fingerprint,
             )
             await copy.write_row(row)
 

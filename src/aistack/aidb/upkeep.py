@@ -1,6 +1,6 @@
-"""What aidb does by itself, beside requests and jobs: sweeping the queue, following the model.
+"""What aidb does by itself, beside requests and jobs: sweeping, following the model, indexing.
 
-Three loops. One that meets a dependency that is away tries again at its next turn; so does one
+Its loops. One that meets a dependency that is away tries again at its next turn; so does one
 whose query fails in a way that we did not expect, because its transaction leaves nothing behind.
 What else goes wrong ends the loop, is logged, and stops its heartbeat, so that the watchdog acts.
 """
@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import psycopg
 import structlog
 
-from aistack.aidb import jobs
+from aistack.aidb import embedding_sets, idempotency, jobs, vector_index
 from aistack.aidb.ingest import QUEUED, SEARCHABLE, Ingestion
 from aistack.aidb.jobs import SWEEP_SECONDS, WAITING, Queue, end_tasks
+from aistack.aidb.vector_index import VectorIndexes
 from aistack.clients.postgres import Connection, Postgres
 from aistack.service.errors import StartError
 
@@ -81,8 +82,12 @@ class Loop:
 class Upkeep:
     """The loops; their heartbeats exist before they start."""
 
-    def __init__(self, postgres: Postgres, queue: Queue) -> None:
+    def __init__(
+        self, postgres: Postgres, queue: Queue, indexes: VectorIndexes, *, retired_days: int
+    ) -> None:
         self._postgres = postgres
+        self._retired_days = retired_days
+        self._indexes = indexes
         self._queue = queue
         self._ingestion: Ingestion | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +95,7 @@ class Upkeep:
             Loop("sweep", self._sweep, SWEEP_SECONDS),
             Loop("follow_model", self._follow_model, MODEL_SECONDS),
             Loop("prune", self._prune, PRUNE_SECONDS),
+            Loop("vector_index", indexes.turn, vector_index.TURN_SECONDS),
         )
 
     def start(self, ingestion: Ingestion) -> None:
@@ -100,6 +106,7 @@ class Upkeep:
     async def stop(self) -> None:
         """End the loops; what one of them raises is logged."""
         await end_tasks(self._tasks)
+        await self._indexes.aclose()
 
     async def _sweep(self) -> bool:
         async with self._postgres.connection("sweep") as connection:
@@ -127,6 +134,9 @@ class Upkeep:
                 " OR created_at < now() - make_interval(days => %s)",
                 [OUTBOX_DAYS],
             )
+            await idempotency.prune(connection)
+        async with self._postgres.connection("prune.retired") as connection:
+            await embedding_sets.drop_retired(connection, self._retired_days)
         return False
 
 

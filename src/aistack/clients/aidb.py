@@ -33,12 +33,13 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One page of hits, best first."""
+    """One page of hits, best first. `degraded` names the legs that could not be asked."""
 
     collection: str
     hits: tuple[SearchHit, ...]
     cached: bool
     took_ms: float
+    degraded: tuple[str, ...] = ()
 
 
 class AidbClient:
@@ -81,6 +82,7 @@ class AidbClient:
             hits=tuple(_hit(hit) for hit in found["hits"]),
             cached=bool(found.get("cached", False)),
             took_ms=float(found.get("took_ms", 0.0)),
+            degraded=tuple(map(str, found.get("degraded", ()))),
         )
 
     async def aclose(self) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from pgvector.psycopg import register_vector_async
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from aistack.clients.postgres_reads import Reads
 from aistack.clients.resilience import Dependency
 from aistack.config import PostgresConfig
 
@@ -24,6 +25,9 @@ class Postgres:
         self.conninfo = config.conninfo()
         self._timeout = config.timeout_seconds
         milliseconds = int(config.timeout_seconds * 1000)
+        options = (
+            f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+        )
         self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self.conninfo,
             min_size=min(config.pool_min, config.pool_max),
@@ -33,14 +37,11 @@ class Postgres:
             # How long the pool goes on trying to reconnect; for ever is what a service wants.
             reconnect_timeout=365 * 86400.0,
             check=AsyncConnectionPool.check_connection,
-            kwargs={
-                "application_name": "aistack",
-                "options": f"-c statement_timeout={milliseconds}"
-                " -c idle_in_transaction_session_timeout=60000",
-            },
+            kwargs={"application_name": "aistack", "options": options},
             configure=_configure,
             open=False,
         )
+        self.reads = Reads(self.conninfo, options=options)
         self.dependency = Dependency(
             "postgres",
             timeout=config.timeout_seconds,
@@ -74,6 +75,14 @@ class Postgres:
                 await connection.execute(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
             yield connection
 
+    async def row(
+        self, operation: str, statement: LiteralString, arguments: Sequence[Any]
+    ) -> tuple[Any, ...] | None:
+        """The first row of a read that needs no transaction: one round trip, asked again where the
+        connection was dead."""
+        async with self.dependency.guard(operation):
+            return await self.reads.row(statement, arguments)
+
     @asynccontextmanager
     async def unpooled(self, operation: str) -> AsyncIterator[Connection]:
         """A connection of its own, without pgvector's types: a database may have no schema yet."""
@@ -83,6 +92,25 @@ class Postgres:
         ):
             yield connection
 
+    @asynccontextmanager
+    async def session(self, operation: str) -> AsyncIterator[Connection]:
+        """A connection of its own in autocommit, for work that takes its time.
+
+        Only connecting is guarded: what the block raises of psycopg's errors passes as it is.
+        """
+        async with self.dependency.guard(operation):
+            connection = await AsyncConnection.connect(
+                self.conninfo,
+                autocommit=True,
+                application_name="aistack",
+                # A server that vanished is noticed within two minutes, not hours.
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=9,
+            )
+        async with connection:
+            yield connection
+
     async def probe(self) -> None:
         """Raises when a query cannot be answered."""
         async with self.connection("probe", timeout=3.0) as connection:
@@ -90,6 +118,7 @@ class Postgres:
 
     async def aclose(self) -> None:
         """Closes the pool."""
+        await self.reads.aclose()
         await self.pool.close()
 
 

@@ -187,7 +187,11 @@ def _extension(question: Question, event: Finished) -> dict[str, Any]:
             schemas.SentenceOut(text=s.text, start=s.start, end=s.end, citations=list(s.citations))
             for s in answer.sentences
         ],
-        retrieval=schemas.RetrievalOut(hits=len(retrieved.passages), took_ms=retrieved.took_ms),
+        retrieval=schemas.RetrievalOut(
+            hits=len(retrieved.passages),
+            took_ms=retrieved.took_ms,
+            degraded=list(retrieved.degraded),
+        ),
     )
     return extension.model_dump()
 

@@ -157,10 +157,13 @@ class Chat:
             raise _of_the_chat(error) from error
         cosines = [hit.dense_score for hit in found.hits if hit.dense_score is not None]
         span.set_attribute("aistack.retrieval.hits", len(found.hits))
+        if found.degraded:
+            span.set_attribute("aistack.retrieval.degraded", found.degraded)
         return Retrieved(
             passages=_passages(found.hits),
             best_cosine=max(cosines, default=None),
             took_ms=found.took_ms,
+            degraded=found.degraded,
         )
 
     async def _body(self, question: Question, retrieved: Retrieved) -> dict[str, Any]:

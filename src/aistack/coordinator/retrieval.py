@@ -30,6 +30,8 @@ class Retrieved:
     best_cosine: float | None
     """Of any hit; None when no hit came from the dense leg."""
     took_ms: float
+    degraded: tuple[str, ...] = ()
+    """Legs of the search that could not be asked."""
 
 
 def search_query(turns: Sequence[str]) -> str:
@@ -67,8 +69,9 @@ def lexical_share(question: str, passages: Sequence[Passage]) -> float:
 def relevant(question: str, retrieved: Retrieved, floor: float) -> bool:
     """Whether the documents say something about the question.
 
-    The best cosine decides; just under the floor, most of the question's words in one passage
-    decide for it. Measured in docs/decisions/0004-relevance-floor.md.
+    The best cosine decides; just under the floor, or where there is none because the search had to
+    go without vectors, most of the question's words in one passage decide for it. Measured in
+    docs/decisions/0004-relevance-floor.md.
     """
     if not retrieved.passages:
         return False

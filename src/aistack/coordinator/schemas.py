@@ -176,10 +176,11 @@ class SentenceOut(BaseModel):
 
 
 class RetrievalOut(BaseModel):
-    """What the search found."""
+    """What the search found; `degraded` names what it had to go without."""
 
     hits: int
     took_ms: float
+    degraded: list[str] = Field(default_factory=list)
 
 
 class Extension(BaseModel):
