@@ -48,6 +48,17 @@ class Edge:
         return [json.loads(request.content) for request in self.requests]
 
 
+def on_empty_shelves(answer: Answerer) -> Answerer:
+    """`answer`, but of no document that is asked for by its name."""
+
+    def answers(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET" and "source" in request.url.params:
+            return httpx.Response(200, json={"data": [], "next_cursor": None})
+        return answer(request)
+
+    return answers
+
+
 @pytest.fixture
 def edge(monkeypatch: pytest.MonkeyPatch) -> Edge:
     """A stack at http://stack.test; what it is asked to wait is noted and not waited."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import email
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from aistack.cli import ingest
+from aistack.cli import ingest, ingest_upload
 from aistack.cli.errors import Usage
 from aistack.cli.files import Candidate, Skipped, find
 from aistack.config import AidbConfig
-from fix_cli import Edge, Ended
+from fix_cli import Edge, Ended, on_empty_shelves
 
 Cli = Callable[..., Ended]
 
@@ -38,6 +40,10 @@ class Shelf:
             return self._take(request)
         if request.method == "POST":
             return httpx.Response(201, json=json.loads(request.content))
+        if path == "/v1/documents" and "source" in request.url.params:
+            names = request.url.params.get_list("source")
+            known = [d for d in self.documents.values() if d["source"] in names]
+            return httpx.Response(200, json={"data": known, "next_cursor": None})
         if path == "/v1/documents":
             wanted = request.url.params["state"]
             found = [d for d in self.documents.values() if d["state"] == wanted]
@@ -54,7 +60,18 @@ class Shelf:
         if source in self.refuses:
             return httpx.Response(self.refuses[source], json={"detail": "Refused."})
         identifier = source.replace("/", "-")
-        document = {"id": identifier, "state": "pending", "chunk_count": 0, "error": None}
+        document = {
+            "id": identifier,
+            "source": source,
+            "state": "pending",
+            "progress": 0.0,
+            "chunk_count": 0,
+            "error": None,
+            "sha256": hashlib.sha256(form["file"].encode()).hexdigest(),
+            "content_type": form["type"],
+            "metadata": json.loads(form.get("metadata", "{}")),
+            "pending": None,
+        }
         return httpx.Response(202, json=self.documents.setdefault(identifier, document))
 
     def _advance(self) -> None:
@@ -145,6 +162,7 @@ def test_a_directory_is_sent_and_waited_for(edge: Edge, aistack: Cli, tree: Path
     assert ended.code == 0
     assert ended.json["summary"] == {
         "ready": 5, "unchanged": 0, "pending": 0, "failed": 0, "skipped": 4, "replaced": 0,
+        "sent": 5,
     }  # fmt: skip
     form = next(form for form in shelf.forms if form["source"] == "docs/guide/page.HTML")
     assert form["file"] == "<p>page</p>"
@@ -160,8 +178,9 @@ def test_many_are_watched_by_lists(edge: Edge, aistack: Cli, tmp_path: Path) -> 
     edge.answer = Shelf(rounds=4)
     ended = aistack("ingest", str(tmp_path), "--json")
     assert ended.json["summary"]["ready"] == 20
-    # 20 uploads, 3 pairs of lists, each document once for its end: not 20 requests a round.
-    assert len(edge.requests) <= 20 + 2 * 4 + 20
+    # What is there, 20 uploads, 3 pairs of lists, each document once for its end: not 20 requests
+    # a round.
+    assert len(edge.requests) <= 1 + 20 + 2 * 4 + 20
 
 
 def test_failures_are_named_and_end_with_1(edge: Edge, aistack: Cli, tree: Path) -> None:
@@ -179,9 +198,8 @@ def test_failures_are_named_and_end_with_1(edge: Edge, aistack: Cli, tree: Path)
 
 def test_what_is_there_already_is_unchanged(edge: Edge, aistack: Cli, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
-    edge.answer = lambda _: httpx.Response(
-        200, json={"id": "1", "state": "ready", "chunk_count": 1, "error": None}
-    )
+    ready = {"id": "1", "state": "ready", "chunk_count": 1, "error": None}
+    edge.answer = on_empty_shelves(lambda _: httpx.Response(200, json=ready))
     assert aistack("ingest", str(tmp_path), "--json").json["summary"]["unchanged"] == 1
 
 
@@ -200,7 +218,7 @@ def test_no_wait_leaves_them_pending(edge: Edge, aistack: Cli, tmp_path: Path) -
     ended = aistack("ingest", str(tmp_path), "--no-wait", "--json")
     assert ended.code == 0
     assert ended.json["summary"]["pending"] == 1
-    assert len(edge.requests) == 1
+    assert [request.method for request in edge.requests] == ["GET", "POST"]
 
 
 def test_waiting_ends_without_progress(
@@ -209,7 +227,7 @@ def test_waiting_ends_without_progress(
     (tmp_path / "a.txt").write_text("a")
     edge.answer = Shelf(rounds=10_000)
     clock = iter(range(0, 100_000, 10))
-    monkeypatch.setattr("aistack.cli.ingest.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("aistack.cli.ingest_watch.time.monotonic", lambda: next(clock))
     ended = aistack("ingest", str(tmp_path), "--timeout", "60")
     assert ended.code == 1
     assert "not ready after 60 s without progress" in ended.out
@@ -219,7 +237,7 @@ def test_a_refused_key_stops_all(edge: Edge, aistack: Cli, tree: Path) -> None:
     edge.answer = lambda _: httpx.Response(403, json={"detail": "The key lacks the scope."})
     ended = aistack("ingest", str(tree))
     assert ended.code == 4
-    assert len(edge.requests) <= ingest.UPLOADS
+    assert len(edge.requests) <= ingest_upload.UPLOADS
 
 
 def test_two_files_of_one_name_are_refused(aistack: Cli, edge: Edge, tmp_path: Path) -> None:
@@ -271,3 +289,89 @@ def test_a_refusal_of_the_server_is_reported_in_its_words(
     ended = aistack("ingest", str(tmp_path), "--prefix", "", "--max-bytes", "20")
     assert ended.code == 1
     assert "failed one.txt: Refused. (HTTP 413)" in ended.out
+
+
+def test_a_second_run_sends_only_what_has_changed(edge: Edge, aistack: Cli, tmp_path: Path) -> None:
+    for name in ("one.txt", "two.md", "three.txt"):
+        (tmp_path / name).write_text(name)
+    edge.answer = shelf = Shelf()
+    words = ("ingest", str(tmp_path), "--prefix", "", "--metadata", "year=2026", "--json")
+    assert aistack(*words).json["summary"]["sent"] == 3
+    (tmp_path / "two.md").write_text("changed")
+    shelf.documents["three.txt"]["state"] = "failed"
+    shelf.forms.clear()
+    again = aistack(*words).json
+    assert sorted(form["source"] for form in shelf.forms) == ["three.txt", "two.md"]
+    assert again["summary"]["sent"] == 2
+    assert {d["source"]: (d["state"], d["sent"]) for d in again["documents"]}["one.txt"] == (
+        "unchanged",
+        False,
+    )
+    # Other fields are a change too.
+    shelf.forms.clear()
+    aistack("ingest", str(tmp_path / "one.txt"), "--prefix", "", "--metadata", "year=2027")
+    assert [json.loads(form["metadata"]) for form in shelf.forms] == [{"year": 2027}]
+
+
+def test_a_broken_run_goes_on_and_waits_for_what_is_under_way(
+    edge: Edge, aistack: Cli, tmp_path: Path
+) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text(name)
+    edge.answer = shelf = Shelf(rounds=1000)
+    assert aistack("ingest", str(tmp_path), "--prefix", "", "--no-wait").code == 0
+    shelf.rounds = 3
+    shelf.forms.clear()
+    ended = aistack("ingest", str(tmp_path), "--prefix", "", "--json")
+    assert shelf.forms == []
+    assert (ended.json["summary"]["ready"], ended.json["summary"]["sent"]) == (2, 0)
+
+
+def test_names_are_asked_for_in_questions_that_fit_into_a_url(
+    edge: Edge, aistack: Cli, tmp_path: Path
+) -> None:
+    long = tmp_path / ("d" * 200) / ("\u00e9" * 100)
+    long.mkdir(parents=True)
+    for number in range(120):
+        (tmp_path / f"{number}.txt").write_text("x")
+        (long / f"{number}.txt").write_text("x")
+    edge.answer = Shelf(rounds=1000)
+    assert aistack("ingest", str(tmp_path), "--prefix", "", "--no-wait").code == 0
+    asked = [request.url for request in edge.requests if request.method == "GET"]
+    names = [name for url in asked for name in url.params.get_list("source")]
+    assert len(names) == len(set(names)) == 240
+    assert max(len(url.raw_path) for url in asked) < 6000
+    assert max(len(url.params.get_list("source")) for url in asked) == 50
+
+
+def test_bars_show_rate_and_failures(
+    edge: Edge, aistack: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text(name)
+    edge.answer = Shelf(rounds=3, fails={"one.txt": "Bad."}, refuses={"two.txt": 422})
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    ended = aistack("ingest", str(tmp_path), "--prefix", "")
+    shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", ended.err)
+    assert re.search(r"uploading .*2/2 \d+\.\d/s .*1 failed", shown)
+    assert re.search(r"indexing .*2/2 .*2 failed", shown)
+
+
+def test_waiting_goes_on_while_a_document_makes_progress(
+    edge: Edge, aistack: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "long.txt").write_text("long")
+    edge.answer = shelf = Shelf(rounds=40)
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr("aistack.cli.ingest_watch.time.monotonic", lambda: next(clock))
+
+    def embedding(request: httpx.Request) -> httpx.Response:
+        for document in shelf.documents.values():
+            document["progress"] += 0.01
+        return shelf(request)
+
+    # Forty rounds of 10 s each are more than the 60 s, but none is without progress.
+    edge.answer = embedding
+    ended = aistack("ingest", str(tmp_path), "--prefix", "", "--timeout", "60")
+    assert ended.code == 0, ended.out

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from aistack.cli.files import Candidate, Skipped, find
-from fix_cli import Edge, Ended
+from fix_cli import Edge, Ended, on_empty_shelves
 
 Cli = Callable[..., Ended]
 
@@ -61,7 +61,7 @@ def test_what_is_replaced_is_counted_and_said(edge: Edge, aistack: Cli, two: Pat
         document = {"id": "1", "state": "ready", "chunk_count": 1, "error": None, **version}
         return httpx.Response(202, json=document)
 
-    edge.answer = stored
+    edge.answer = on_empty_shelves(stored)
     ended = aistack("ingest", str(two / "p1"), "--json")
     assert ended.json["summary"]["replaced"] == 1
     assert {d["source"]: d["replaced"] for d in ended.json["documents"]} == {
@@ -69,7 +69,7 @@ def test_what_is_replaced_is_counted_and_said(edge: Edge, aistack: Cli, two: Pat
         "p1/deep/a.txt": False,
     }
     assert "replaced  1" in aistack("ingest", str(two / "p1")).out
-    edge.answer = lambda request: httpx.Response(200, json=stored(request).json())
+    edge.answer = on_empty_shelves(lambda request: httpx.Response(200, json=stored(request).json()))
     assert "replaced" not in aistack("ingest", str(two / "p1")).out
 
 
@@ -79,8 +79,10 @@ def test_a_collection_that_is_made_on_the_way_is_said_to_be_new(
     ready = {"id": "1", "state": "ready", "chunk_count": 1, "error": None, "version": 1}
     for status, words in ((201, "collection nix (new)\n"), (200, "collection nix\n")):
         answers = {"/v1/collections": httpx.Response(status, json={"name": "nix"})}
-        edge.answer = lambda request, known=answers: known.get(  # type: ignore[misc]
-            request.url.path, httpx.Response(202, json=ready)
+        edge.answer = on_empty_shelves(
+            lambda request, known=answers: known.get(  # type: ignore[misc]
+                request.url.path, httpx.Response(202, json=ready)
+            )
         )
         assert aistack("ingest", str(two / "p2"), "-c", "nix").out.startswith(words)
         made = aistack("ingest", str(two / "p2"), "-c", "nix", "--json").json
@@ -116,7 +118,7 @@ def test_an_empty_file_is_skipped_named_or_not_and_said_once(
     edge: Edge, aistack: Cli, two: Path
 ) -> None:
     ready = {"id": "1", "state": "ready", "chunk_count": 1, "error": None, "version": 1}
-    edge.answer = lambda _: httpx.Response(202, json=ready)
+    edge.answer = on_empty_shelves(lambda _: httpx.Response(202, json=ready))
     empty, good = two / "p2" / "empty.md", two / "p2" / "README.md"
     empty.touch()
     for words, code in ((["p2"], 0), (["p2/empty.md", "p2/README.md"], 1)):
@@ -129,7 +131,7 @@ def test_an_empty_file_is_skipped_named_or_not_and_said_once(
 
 def test_a_missing_path_is_an_error_and_nothing_else(edge: Edge, aistack: Cli, two: Path) -> None:
     ready = {"id": "1", "state": "ready", "chunk_count": 1, "error": None, "version": 1}
-    edge.answer = lambda _: httpx.Response(202, json=ready)
+    edge.answer = on_empty_shelves(lambda _: httpx.Response(202, json=ready))
     ended = aistack("ingest", str(two / "nosuch.txt"), str(two / "p2"))
     assert ended.code == 1
     assert f"failed {two / 'nosuch.txt'}: no such file or directory\n" in ended.out

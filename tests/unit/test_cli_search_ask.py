@@ -46,6 +46,14 @@ ANSWER = {
 }
 
 
+def test_what_was_left_out_is_said(edge: Edge, aistack: Cli) -> None:
+    answer = {**ANSWER, "degraded": ["dense"], "hits": [{**HIT, "duplicates": 2}]}
+    edge.answer = lambda _: httpx.Response(200, json=answer)
+    ended = aistack("search", "tarn")
+    assert "lexical –  +2 duplicates\n" in ended.out
+    assert "cached; without dense, which could not be asked; more" in ended.err
+
+
 def test_a_hit_in_plain_text(edge: Edge, aistack: Cli) -> None:
     edge.answer = lambda _: httpx.Response(200, json=ANSWER)
     ended = aistack("search", "tarn", "-n", "1", "--filter", "year>=2020", "--mode", "dense")

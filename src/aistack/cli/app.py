@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from aistack import __version__
-from aistack.cli import ask, doctor, documents, ingest, keys, migrate, search, serve, status, up
+from aistack.cli import (
+    ask,
+    doctor,
+    documents,
+    ingest,
+    keys,
+    migrate,
+    models,
+    search,
+    serve,
+    status,
+    up,
+)
+from aistack.cli import eval as evaluate
 from aistack.cli.session import (
     DataDirOption,
     DebugOption,
@@ -54,5 +67,18 @@ def root(
     ctx.obj = common(json, url, key_file, data_dir, debug)
 
 
-for group in (ingest, search, ask, documents, status, up, serve, keys, migrate, doctor):
+for group in (
+    ingest,
+    search,
+    ask,
+    documents,
+    evaluate,
+    status,
+    up,
+    serve,
+    keys,
+    models,
+    migrate,
+    doctor,
+):
     group.register(app)

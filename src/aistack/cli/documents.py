@@ -9,8 +9,9 @@ from uuid import UUID
 
 import typer
 
-from aistack.cli.errors import CliError
-from aistack.cli.output import clean, size
+from aistack.cli import collection_settings
+from aistack.cli.errors import CliError, Usage
+from aistack.cli.output import amount, clean, size
 from aistack.cli.session import Session, agreed, command
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def register(app: typer.Typer) -> None:
     """Add the two groups."""
+    collection_settings.register(collections_app)
     app.add_typer(documents_app, name="documents", rich_help_panel="Documents")
     app.add_typer(collections_app, name="collections", rich_help_panel="Documents")
 
@@ -94,6 +96,37 @@ def delete_document(
             session.out.note(f"deleted {identifier}")
     if session.out.as_json:
         session.out.document({"deleted": document_ids})
+
+
+@command(documents_app, "retry")
+def retry_documents(
+    session: Session,
+    document_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="With --failed: of one collection.")
+    ] = None,
+) -> None:
+    """Try failed documents again, from the bytes that are stored."""
+    if bool(document_ids) == failed:
+        raise Usage("name documents, or say --failed", fix="as `aistack documents retry --failed`")
+    if collection is not None and not failed:
+        raise Usage("--collection goes with --failed", fix="leave it out: an id is enough")
+    count = 0
+    with session.api() as api:
+        if failed:
+            body = {} if collection is None else {"collection": collection}
+            count = int(api.json("POST", "/v1/documents/retry", body=body, repeat=True)["retried"])
+        for identifier in document_ids or ():
+            _one(api, "POST", identifier, "/retry", repeat=True)
+            session.out.note(f"queued {identifier}")
+            count += 1
+    if session.out.as_json:
+        session.out.document({"retried": count})
+    elif failed:
+        session.out.text(f"{amount(count, 'document')} queued again")
 
 
 def _one(api: Api, method: str, identifier: str, below: str = "", *, repeat: bool = False) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from aistack.cli.ingest_ignore import Ignored
+
 #: What the ingestion reads, by suffix.
 CONTENT_TYPES = {
     ".txt": "text/plain",
@@ -51,6 +53,7 @@ def find(
     max_bytes: int | None,
     prefix: str | None = None,
     follow_links: bool = False,
+    ignore: bool = True,
 ) -> Iterator[Candidate | Skipped]:
     """Every file below `roots` in order of name.
 
@@ -61,14 +64,15 @@ def find(
     Hidden files, other types and files over `max_bytes` (if given) are skipped. `include` are glob
     patterns against the relative path or the name; with them a file of unknown type that matches is
     taken as plain text. Links to directories and links that lead out of the directory are only
-    followed with `follow_links`.
+    followed with `follow_links`. With `ignore` what Git would leave out is skipped, unless it is
+    one of `roots` itself.
     """
     for root in roots:
         # Not resolved: the name that the user sees. "." and ".." have none of their own.
         absolute = Path(os.path.abspath(root))
         if root.is_dir():
             before = _before(absolute, prefix)
-            for path in _walk(root, follow_links):
+            for path in _walk(root, follow_links, ignore):
                 if isinstance(path, Skipped):
                     yield path
                 elif result := _judge(path, path.relative_to(root), before, include, max_bytes):
@@ -91,20 +95,35 @@ def _before(directory: Path, prefix: str | None) -> str:
     return f"{directory.name}/" if directory.name else ""
 
 
-def _walk(root: Path, follow_links: bool) -> Iterator[Path | Skipped]:
+def _walk(root: Path, follow_links: bool, ignore: bool) -> Iterator[Path | Skipped]:
     denied: list[Skipped] = []
     inside = root.resolve()
     seen = {inside}
 
     def refuse(error: OSError) -> None:
-        reason = f"cannot be read ({error.strerror})"
-        denied.append(Skipped(Path(str(error.filename)), reason, failed=True))
+        denied.append(_unreadable(error))
 
+    try:
+        ignored = Ignored(root) if ignore else None
+    except OSError as error:
+        yield _unreadable(error)
+        return
     for directory, directories, names in os.walk(root, onerror=refuse, followlinks=follow_links):
         here = Path(directory)
+        try:
+            if ignored is not None:
+                ignored.enter(here)
+        except OSError as error:
+            # What it would have left out may be private: nothing of this directory is taken.
+            directories.clear()
+            yield _unreadable(error)
+            continue
         entered = []
         for name in sorted(directories):
-            if reason := _closed(here / name, seen, follow_links):
+            reason = _closed(here / name, seen, follow_links)
+            if reason is None and ignored is not None:
+                reason = ignored.reason(here / name, directory=True)
+            if reason:
                 yield Skipped(here / name, reason)
             else:
                 entered.append(name)
@@ -112,11 +131,18 @@ def _walk(root: Path, follow_links: bool) -> Iterator[Path | Skipped]:
         for name in sorted(names):
             path = here / name
             leads = path.resolve() if path.is_symlink() and not follow_links else inside
-            if leads.is_relative_to(inside):
-                yield path
-            else:
+            if not leads.is_relative_to(inside):
                 yield Skipped(path, f"link leads out of {root} (--follow-links takes it)")
+            elif ignored is not None and (reason := ignored.reason(path)):
+                yield Skipped(path, reason)
+            else:
+                yield path
     yield from denied
+
+
+def _unreadable(error: OSError) -> Skipped:
+    reason = f"cannot be read ({error.strerror})"
+    return Skipped(Path(str(error.filename)), reason, failed=True)
 
 
 def _closed(directory: Path, seen: set[Path], follow_links: bool) -> str | None:

@@ -115,10 +115,15 @@ def show(out: Output, answer: dict[str, Any], query: str) -> None:
             names = path if isinstance(path, list) else [path]
             out.indented(Text(clean(" › ".join(names)), style="italic"), by=5)
         out.indented(highlighted(snippet(hit["text"], query), query), by=5)
-        out.indented(Text(scores(hit), style="dim"), by=5)
+        said = scores(hit)
+        if duplicates := hit.get("duplicates"):
+            said += f"  +{amount(duplicates, 'duplicate')}"
+        out.indented(Text(said, style="dim"), by=5)
     remark = f"{amount(len(hits), 'hit')} of {answer['total']}, {answer['took_ms']:.0f} ms"
     if answer.get("cached"):
         remark += ", cached"
+    if degraded := answer.get("degraded"):
+        remark += f"; without {' and '.join(degraded)}, which could not be asked"
     if answer.get("next_offset") is not None:
         remark += f"; more with --offset {answer['next_offset']}"
     out.note(remark)
