@@ -30,12 +30,17 @@ from aistack.models import EmbeddingSet, ModelFiles
 class LocalEncoder:
     """The real model in this process; counts its calls."""
 
-    def __init__(self, threads: int = 1, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        state: Path | None = None,
+        config: EmbeddingsConfig | None = None,
+    ) -> None:
         directory = state or Path(tempfile.mkdtemp(prefix="aistack-graph-"))
         self.files: ModelFiles
         self.encoder: Encoder
         self.files, self.encoder = open_encoder(
-            EmbeddingsConfig(state_dir=directory, threads=threads)
+            config or EmbeddingsConfig(state_dir=directory, threads=threads)
         )
         self.calls = 0
 

@@ -9,14 +9,15 @@ the gain is 1 for the grades 1 to 4, and 0 for 0 and -1: no direction is left to
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
-GAIN = {-1: 0.0, 0: 0.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0}
+from aistack.evaluation.metrics import Grades
+
+GRADES = Grades.parse("-1=0,0=0,1=1,2=1,3=1,4=1")
 
 _DOCUMENT = re.compile(r"<doc>(.*?)</doc>", re.DOTALL)
 _QUERY = re.compile(r"<top>(.*?)</top>", re.DOTALL)
@@ -59,25 +60,10 @@ def read(directory: Path) -> Cranfield:
     for line in (directory / "cranqrel.trec.txt").read_text("utf-8").split("\n"):
         if line.strip():
             number, _, document, grade = line.split()
-            gains[int(number)][document] = GAIN[int(grade)]
+            gains[int(number)][document] = GRADES.gain(int(grade))
     return Cranfield(documents, queries, gains)
 
 
 def _element(text: str, name: str) -> str:
     found = re.search(rf"<{name}>(.*?)</{name}>", text, re.DOTALL)
     return unescape(found[1]).strip() if found else ""
-
-
-def ndcg(ranking: Sequence[str], gains: Mapping[str, float], depth: int = 10) -> float:
-    """Normalised discounted cumulative gain; Järvelin and Kekäläinen (2002), log base 2."""
-    ideal = sorted(gains.values(), reverse=True)[:depth]
-    best = sum(gain / math.log2(rank + 1) for rank, gain in enumerate(ideal, start=1))
-    if best == 0:
-        return 0.0
-    got = (gains.get(one, 0.0) for one in ranking[:depth])
-    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(got, start=1)) / best
-
-
-def best_first(documents: Sequence[str]) -> list[str]:
-    """Documents in the order of their best chunk, each once."""
-    return list(dict.fromkeys(documents))

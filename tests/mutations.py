@@ -101,10 +101,10 @@ MUTATIONS = (
     ),
     Mutation(
         "cache invalidation",
-        "the epoch in the key of a cached search",
+        "the epoch in the state of a cached search",
         "aidb/search_cache.py",
-        "{collection_id}:{epoch}:{set_id}",
-        "{collection_id}:{set_id}",
+        "{stamp.collection_id}:{stamp.epoch}:{stamp.set_id}",
+        "{stamp.collection_id}:{stamp.set_id}",
         "tests/integration/test_search_cache.py::test_every_change_of_the_collection_is_seen_at_once",
     ),
     Mutation(

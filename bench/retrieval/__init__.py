@@ -1,0 +1,1 @@
+"""`make bench-retrieval`: quality, scale, overhead, ingestion and the cache of searches."""
