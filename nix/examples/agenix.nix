@@ -11,6 +11,7 @@
   services.aistack = {
     enable = true;
     secrets.pepperFile = config.age.secrets.aistack-pepper.path;
+    # Only where the database is on another machine; otherwise leave it out.
     postgresql = {
       createLocally = false;
       host = "db.example.org";

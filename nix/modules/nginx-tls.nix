@@ -169,12 +169,14 @@ in
         cd "$STATE_DIRECTORY"
         if [ -s server.pem ] && cmp -s request.cnf ${request} &&
           openssl x509 -in server.pem -noout -checkend 2592000; then
+          chmod 0644 certificate.pem
           exit 0
         fi
         openssl req -x509 -config ${request} -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
           -noenc -days 397 -keyout new.key -out certificate.pem.new
         cat new.key certificate.pem.new > server.pem.new
         rm new.key
+        chmod 0644 certificate.pem.new
         mv server.pem.new server.pem
         mv certificate.pem.new certificate.pem
         cp ${request} request.cnf
@@ -182,11 +184,11 @@ in
       '';
       serviceConfig = cfg.lib.hardening { } // {
         Type = "oneshot";
-        # Root makes it, nginx's group reads it.
+        # Root makes it; nginx's group reads the key, everybody the certificate.
         Group = group;
         UMask = "0027";
         StateDirectory = "aistack-tls";
-        StateDirectoryMode = "0750";
+        StateDirectoryMode = "0755";
         RuntimeDirectory = "aistack-tls";
         # Outside the sandbox (+), since it speaks to systemd. At boot nginx waits for this unit.
         ExecStartPost = "+${pkgs.writeShellScript "aistack-tls-reload" ''

@@ -82,7 +82,9 @@ in
       // lib.optionalAttrs (here ? postgresql) { postgresql.createLocally = when "data"; }
       // lib.optionalAttrs (here ? redis) { redis.createLocally = when "data"; }
       // lib.optionalAttrs (here ? prometheus) { prometheus.enable = when "monitoring"; }
-      // lib.optionalAttrs (here ? grafana) { grafana.enable = when "monitoring"; };
+      // lib.optionalAttrs (here ? grafana) {
+        grafana.enable = mkDefault (has "monitoring" && cfg.prometheus.enable);
+      };
 
     warnings = lib.mkIf (cfg.enable && cfg.nginx.enable && cfg.nginx.routes != [ ]) (
       let

@@ -99,6 +99,17 @@ in
           '';
         }
         {
+          assertion =
+            enabled ? embeddings
+            && (of.settings "embeddings").embeddings.encoder or "auto" == "openvino"
+            -> cfg.package.withOpenvino or true;
+          message = ''
+            services.aistack: the encoder is "openvino", and services.aistack.package is without it.
+            Set, with the flake's overlay,
+            services.aistack.package = pkgs.aistack.override { withOpenvino = true; };
+          '';
+        }
+        {
           assertion = !cfg.lib.unseen cfg.embeddingModel;
           message = ''
             services.aistack.embeddingModel is in a home or a temporary directory, which the

@@ -17,11 +17,20 @@ let
 
   encoder = name: (of.settings name).embeddings.encoder or "auto";
 
+  # "auto" takes OpenVINO where it is there and may compile.
+  compiles =
+    name:
+    lib.elem (encoder name) [
+      "openvino"
+      "torch"
+    ]
+    || (encoder name == "auto" && cfg.package.withOpenvino or false);
+
   # Exceptions from the hardening of single services; the reasons are in hardening.nix.
   exceptionsOf =
     name:
     {
-      embeddings = [ "cpuinfo" ] ++ lib.optional (encoder name == "torch") "jit";
+      embeddings = [ "cpuinfo" ] ++ lib.optional (compiles name) "jit";
     }
     .${name} or [ ];
   usesGpu =

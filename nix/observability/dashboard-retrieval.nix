@@ -124,8 +124,27 @@ dashboard {
           ];
         })
         (graph {
-          title = "Texts that wait";
-          queries = [ { expr = "aistack_embeddings_queue_texts"; } ];
+          title = "Phases of a request, 95th percentile";
+          unit = "s";
+          queries = [
+            {
+              expr = quantile "0.95" "aistack_embeddings_phase_seconds" ''job="aistack"'' "phase";
+              legend = "{{phase}}";
+            }
+          ];
+        })
+        (graph {
+          title = "Texts that wait, lanes that encode";
+          queries = [
+            {
+              expr = "aistack_embeddings_queue_texts";
+              legend = "texts";
+            }
+            {
+              expr = "aistack_embeddings_lanes";
+              legend = "lanes";
+            }
+          ];
         })
         (graph {
           title = "Vector cache";

@@ -38,15 +38,18 @@
   snowballstemmer,
   tokenizers,
   safetensors,
+  pathspec,
   typer,
   rich,
 
   # extras
   onnxruntime,
   onnx,
+  openvino,
   torch,
   sentence-transformers,
   withOnnx ? true,
+  withOpenvino ? false,
   withTorch ? false,
 }:
 
@@ -70,6 +73,10 @@ let
       onnxruntime
       onnx
     ];
+    openvino = [
+      openvino
+      onnx
+    ];
     torch = [
       torch
       sentence-transformers
@@ -78,8 +85,8 @@ let
 in
 
 assert lib.assertMsg (
-  withOnnx || withTorch
-) "aistack: an encoder is needed: leave withOnnx on, or set withTorch = true";
+  withOnnx || withOpenvino || withTorch
+) "aistack: an encoder is needed: leave withOnnx on, or set withOpenvino or withTorch = true";
 
 buildPythonApplication {
   pname = "aistack";
@@ -129,10 +136,11 @@ buildPythonApplication {
     snowballstemmer
     tokenizers
     safetensors
+    pathspec
     typer
     rich
   ]
-  ++ lib.optionals withOnnx extras.onnx
+  ++ lib.unique (lib.optionals withOnnx extras.onnx ++ lib.optionals withOpenvino extras.openvino)
   ++ lib.optionals withTorch extras.torch;
 
   optional-dependencies = extras;
@@ -147,7 +155,14 @@ buildPythonApplication {
     "aistack.coordinator.app"
   ];
 
-  passthru = { inherit source withOnnx withTorch; };
+  passthru = {
+    inherit
+      source
+      withOnnx
+      withOpenvino
+      withTorch
+      ;
+  };
 
   meta = {
     inherit (project) description;

@@ -17,7 +17,10 @@ from nix.toolchain import ROOT, Nix
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Of pages that configure a host: the blocks that set something of the stack.
-CONFIGURING = [ROOT / "README.md", ROOT / "docs/install-nixos.md", ROOT / "docs/operations.md"]
+CONFIGURING = [
+    ROOT / "README.md",
+    *(ROOT / f"docs/{name}.md" for name in ("install-nixos", "nixos-settings", "operations")),
+]
 
 
 def blocks(page: Path) -> list[str]:

@@ -165,10 +165,11 @@ def test_no_example_puts_a_secret_where_the_store_would_have_it(example: str) ->
             assert value.strip().startswith(allowed), line
 
 
+PAGES = ("install-nixos", "nixos-settings")
+
+
 def test_the_documentation_shows_the_examples() -> None:
-    page = (ROOT / "docs" / "install-nixos.md").read_text()
+    page = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in PAGES)
     for example in ("laptop", "server", "external", "sops", "agenix"):
         text = Path(FOLDER / f"{example}.nix").read_text()
-        assert f"```nix\n{text}```" in page, (
-            f"docs/install-nixos.md lacks nix/examples/{example}.nix"
-        )
+        assert f"```nix\n{text}```" in page, f"none of {PAGES} shows nix/examples/{example}.nix"

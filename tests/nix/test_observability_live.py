@@ -24,6 +24,7 @@ import httpx
 import psycopg
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.sdk.trace import TracerProvider
 
 from aistack.config import Tracing
 from aistack.service import tracing
@@ -336,6 +337,7 @@ def test_traces_go_through_systemds_proxy(
         )
         try:
             provider = tracing.configure("probe", Tracing(endpoint=f"unix://{path}"))
+            assert isinstance(provider, TracerProvider)
             with provider.get_tracer("test").start_as_current_span("through the proxy"):
                 pass
             assert provider.force_flush(20_000)

@@ -52,13 +52,16 @@ def dependencies(nix: Nix, package: str) -> set[str]:
 
 def test_dependencies_are_those_of_the_project(nix_tool: Nix) -> None:
     declared = names(PROJECT["dependencies"])
-    extras = {key: names(PROJECT["optional-dependencies"][key]) for key in ("onnx", "torch")}
+    engines = ("onnx", "openvino", "torch")
+    extras = {key: names(PROJECT["optional-dependencies"][key]) for key in engines}
     package = f"{PACKAGES}.aistack"
     assert dependencies(nix_tool, package) == declared | extras["onnx"]
     assert (
         dependencies(nix_tool, f"{package}.override {{ withTorch = true; withOnnx = false; }}")
         == declared | extras["torch"]
     )
+    both = f"{package}.override {{ withOpenvino = true; }}"
+    assert dependencies(nix_tool, both) == declared | extras["onnx"] | extras["openvino"]
     offered = nix_tool.eval_json(
         f"builtins.mapAttrs (_: map (package: package.pname)) {package}.optional-dependencies"
     )
@@ -96,7 +99,13 @@ def test_ranges_admit_what_nixpkgs_has(nix_tool: Nix) -> None:
     wanted = {
         canonicalize_name(requirement.name): requirement.specifier
         for requirement in map(
-            Requirement, [*PROJECT["dependencies"], *extras["onnx"], *extras["torch"]]
+            Requirement,
+            [
+                *PROJECT["dependencies"],
+                *extras["onnx"],
+                *extras["openvino"],
+                *extras["torch"],
+            ],
         )
     }
     checked = {name: version for name, version in read.items() if name in wanted}

@@ -219,20 +219,28 @@ def test_network_follows_from_the_addresses(
     assert ("network-online.target" in ask(nix_tool, f"{unit}.after", text)) is egress
 
 
-def test_only_the_torch_engine_may_map_code(nix_tool: Nix) -> None:
-    key = 'systemd.services."aistack-embeddings".serviceConfig'
-    torch = '{ services.aistack.settings.embeddings.encoder = "torch"; }'
-    assert ask(nix_tool, key)["MemoryDenyWriteExecute"] is True
-    assert ask(nix_tool, key, torch)["MemoryDenyWriteExecute"] is False
-    other = 'systemd.services."aistack-aidb".serviceConfig'
-    assert ask(nix_tool, other, torch)["MemoryDenyWriteExecute"] is True
-
-
-def test_the_command_of_root_finds_the_keys(nix_tool: Nix) -> None:
-    names = nix_tool.eval_json(
-        f"map (p: p.name) ({nix_tool.host(BASE)}).config.environment.systemPackages"
+@pytest.mark.parametrize(
+    ("encoder", "package", "may"),
+    [
+        (None, "{ }", False),
+        ("onnx", "{ withOpenvino = true; }", False),
+        ("torch", "{ withTorch = true; }", True),
+        ("openvino", "{ withOpenvino = true; }", True),
+        # What is chosen there by measuring may be OpenVINO.
+        (None, "{ withOpenvino = true; }", True),
+    ],
+)
+def test_only_engines_that_compile_may_map_code(
+    nix_tool: Nix, encoder: str | None, package: str, may: bool
+) -> None:
+    said = "" if encoder is None else f'settings.embeddings.encoder = "{encoder}";'
+    host = (
+        "{ options, ... }: { services.aistack = {"
+        f" package = options.services.aistack.package.default.override {package}; {said} }}; }}"
     )
-    assert "aistack" in names
+    unit = 'systemd.services."aistack-{}".serviceConfig'
+    assert ask(nix_tool, unit.format("embeddings"), host)["MemoryDenyWriteExecute"] is not may
+    assert ask(nix_tool, unit.format("aidb"), host)["MemoryDenyWriteExecute"] is True
 
 
 def sixth(tool: Nix, attribute: str) -> Any:

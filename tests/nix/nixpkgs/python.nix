@@ -105,11 +105,13 @@ let
     numpy = null;
     onnx = null;
     onnxruntime = "1.26.0";
+    openvino = null;
     opentelemetry-api = "1.43.0";
     opentelemetry-exporter-otlp-proto-grpc = "1.43.0";
     opentelemetry-sdk = "1.43.0";
     orjson = "3.11.9";
     packaging = null;
+    pathspec = null;
     pgvector = "0.4.2";
     prometheus-client = "0.25.0";
     psutil = null;
