@@ -101,7 +101,7 @@ def passages() -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def hit(passage: dict[str, Any], rank: int, cosine: float) -> dict[str, Any]:
+def hit(passage: dict[str, Any], rank: int, cosine: float | None) -> dict[str, Any]:
     """A passage as /v1/search gives it."""
     return {
         "rank": rank,
@@ -119,12 +119,15 @@ def hit(passage: dict[str, Any], rank: int, cosine: float) -> dict[str, Any]:
         "line_start": 1,
         "line_end": 2,
         "metadata": {},
-        "legs": {"dense": {"rank": rank, "score": cosine}, "lexical": None},
+        "legs": {
+            "dense": None if cosine is None else {"rank": rank, "score": cosine},
+            "lexical": {"rank": rank, "score": 3.0} if cosine is None else None,
+        },
     }
 
 
-def search_peer(ids: list[str], cosine: float = 0.7) -> Peer:
-    """An aidb that finds these passages, whatever is asked."""
+def search_peer(ids: list[str], cosine: float | None = 0.7) -> Peer:
+    """An aidb that finds these passages, whatever is asked; by words alone without a cosine."""
     known = {p["id"]: p for p in passages()}
 
     async def search(_: str, body: dict[str, Any], __: Receive, send: Send) -> None:
@@ -143,6 +146,7 @@ def search_peer(ids: list[str], cosine: float = 0.7) -> Peer:
                 "embedding_set": "test",
                 "hits": found,
                 "next_offset": None,
+                "degraded": ["dense"] if cosine is None else [],
             },
         )
 

@@ -16,6 +16,7 @@ from aistack.aidb import filters
 from aistack.aidb.search import Searcher, search_settings
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_model import Hit, SearchRequest, SearchResult
+from aistack.aidb.vector_index import VectorIndexes
 from aistack.clients.redis import Redis
 from aistack.config import AidbConfig, PostgresConfig, RedisConfig
 from aistack.models import ModelFiles
@@ -54,6 +55,11 @@ class Bench:
         collection = members.pop("collection", "default")
         request = SearchRequest(query, collection, filters=filters.parse(raw), **members)
         return await self.searcher(**settings).search(request)
+
+    async def index(self) -> None:
+        """Build the HNSW index, as aidb does once there are enough chunks."""
+        config = AidbConfig(dense_exact_below=0, index_workers=0)
+        await VectorIndexes(self.corpus.postgres, config).build()
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What the database itself says."""
