@@ -136,3 +136,19 @@ def test_a_missing_path_is_an_error_and_nothing_else(edge: Edge, aistack: Cli, t
     assert ended.code == 1
     assert f"failed {two / 'nosuch.txt'}: no such file or directory\n" in ended.out
     assert "skipped" not in ended.out + ended.err
+
+
+def test_an_interrupt_says_what_becomes_of_the_rest(
+    aistack: Cli, edge: Edge, tmp_path: Path
+) -> None:
+    (tmp_path / "a.md").write_text("# A")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            raise KeyboardInterrupt
+        return httpx.Response(200, json={"data": [], "next_cursor": None})
+
+    edge.answer = answer
+    ended = aistack("ingest", str(tmp_path / "a.md"))
+    assert ended.code == 130
+    assert "the same command sends the rest" in ended.err

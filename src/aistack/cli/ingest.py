@@ -89,11 +89,17 @@ def register(app: typer.Typer) -> None:
                 )
                 made = status == 201
             known = {} if made else known_documents(api, candidates, collection)
-            with progress(session.out, len(candidates), wait_) as bars:
-                sent = upload(api, candidates, collection, fields, known, bars.advance)
-                if wait_:
-                    sent = finish(api, sent, collection, timeout, bars.advance, bars.underway)
-                outcomes += sent
+            try:
+                with progress(session.out, len(candidates), wait_) as bars:
+                    sent = upload(api, candidates, collection, fields, known, bars.advance)
+                    if wait_:
+                        sent = finish(api, sent, collection, timeout, bars.advance, bars.underway)
+                    outcomes += sent
+            except KeyboardInterrupt:
+                session.out.note(
+                    "interrupted: what was sent is still taken in; the same command sends the rest"
+                )
+                raise
         report(session.out, collection, outcomes, skipped, made=made)
         if any(o.state == "failed" for o in outcomes) or any(s.asked for s in skipped):
             raise typer.Exit(1)
