@@ -21,6 +21,10 @@ from fix_postgres import PostgresServer
 ROOT = Path(__file__).resolve().parents[1]
 #: What the units run.
 PROGRAM = ROOT / "nix" / "backup"
+#: Every schema that this checkout knows, oldest first.
+REVISIONS = sorted(
+    file.name.partition("_")[0] for file in (migrations.HERE / "versions").glob("[0-9]*.py")
+)
 UNITS = ["aistack-aidb.socket", "aistack-aidb.service"]
 
 SYSTEMCTL = """#!/bin/sh
@@ -70,7 +74,7 @@ class Machine:
             "AISTACK_RESTORE_WRITERS": " ".join(UNITS),
             "AISTACK_RESTORE_KEY_UNITS": "aistack-aidb.service aistack-embeddings.service",
             "AISTACK_RESTORE_MIGRATE": "aistack-migrate.service",
-            "AISTACK_RESTORE_REVISIONS": "0001 0002",
+            "AISTACK_RESTORE_REVISIONS": " ".join(REVISIONS),
             "AISTACK_SYSTEMCTL": str(self.root / "systemctl"),
             **self.more,
         }

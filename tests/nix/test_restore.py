@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import redis
 
-from fix_backup import UNITS, Machine
+from fix_backup import REVISIONS, UNITS, Machine
 from fix_embeddings import ValkeyProcess
 
 
@@ -135,7 +135,7 @@ def forge(path: Path, change: Mapping[str, Any]) -> None:
     ("change", "reason"),
     [
         ({"server_version": 990001}, "PostgreSQL 99 and this server is"),
-        ({"revision": "0099"}, "has schema 0099, and this aistack knows 0001, 0002"),
+        ({"revision": "0099"}, f"has schema 0099, and this aistack knows {', '.join(REVISIONS)}"),
         ({"extensions": {"vector": "99.0"}}, "needs vector 99.0 and this server has"),
         ({"extensions": {"nonesuch": "1.0"}}, "needs the extension nonesuch"),
         ({"tables": {"public.collections": 7}}, "has 1 rows after the restore, the backup had 7"),
