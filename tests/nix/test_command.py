@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -54,18 +55,17 @@ def test_others_have_the_address(script: str) -> None:
     }
 
 
-def test_who_names_a_stack_is_left_alone(script: str, tmp_path: Path) -> None:
+def test_who_names_a_stack_is_left_alone(script: str) -> None:
     named = {"AISTACK_URL": "https://other.example.org"}
     assert shown(script, NOBODY, **named) == named
     assert shown(script, 0, **named) == named
-    # One in the home, made by `aistack up`.
-    own = tmp_path / "aistack/endpoint.json"
-    own.parent.mkdir()
-    own.touch()
-    tmp_path.chmod(0o755)
-    for folder in (tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    assert "AISTACK_URL" not in shown(script, NOBODY, XDG_DATA_HOME=str(tmp_path))
+    # One in the home, made by `aistack up`, where anybody may look.
+    with tempfile.TemporaryDirectory() as home:
+        own = Path(home) / "aistack/endpoint.json"
+        own.parent.mkdir()
+        own.touch()
+        Path(home).chmod(0o755)
+        assert "AISTACK_URL" not in shown(script, NOBODY, XDG_DATA_HOME=home)
 
 
 @pytest.mark.parametrize(

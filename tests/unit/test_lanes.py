@@ -111,7 +111,7 @@ async def test_lane_that_dies_answers_its_callers_and_stops_the_heartbeat(
     for task in (running, waiting):
         with pytest.raises(Unavailable):
             await task
-    await until(lambda: not scheduler.alive)
+    await until(lambda: scheduler._lanes.join(0))
     with pytest.raises(Unavailable):
         scheduler.reserve(1)
 
@@ -215,7 +215,7 @@ async def test_unannounced_error_while_a_lane_is_made_ready_ends_the_start(gate:
 
     with pytest.raises(EncoderError):
         await scheduler.start(prepare)
-    await until(lambda: scheduler.alive == 0)
+    await until(lambda: scheduler._lanes.join(0))
 
 
 async def test_start_that_is_given_up_leaves_no_lane(gate: Gate) -> None:

@@ -301,7 +301,7 @@ async def test_unannounced_error_answers_everyone_and_stops_the_heartbeat(
             await task
     with pytest.raises(Unavailable):
         await scheduler.submit([text(1)])
-    await until(lambda: not scheduler.alive)
+    await until(lambda: scheduler._lanes.join(0))
     beats = scheduler.heartbeat()
     await asyncio.to_thread(threading.Event().wait, 0.1)
     assert scheduler.heartbeat() == beats

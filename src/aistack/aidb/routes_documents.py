@@ -19,6 +19,7 @@ from aistack.aidb.upload import UPLOAD_BODY, read_upload
 from aistack.service.app import scope
 from aistack.service.disconnect import ClientGone
 from aistack.service.docs import example
+from aistack.service.errors import MethodNotAllowed
 
 
 def add_routes(router: APIRouter, parts: Parts) -> None:
@@ -112,6 +113,16 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
             data=[schemas.DocumentOut.of(one) for one in found],
             next_cursor=schemas.encode_cursor(following),
         )
+
+    @router.api_route(
+        "/v1/documents/retry",
+        methods=["GET", "DELETE"],
+        include_in_schema=False,
+        **scope("documents.read"),
+    )
+    async def retry_is_a_post() -> Response:
+        # Otherwise these would be a document whose id is "retry".
+        raise MethodNotAllowed("This path has other methods.", headers={"Allow": "POST"})
 
     @router.get(
         "/v1/documents/{document_id}",
