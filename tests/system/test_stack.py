@@ -61,6 +61,13 @@ def test_the_migration_ran_once_and_before_the_services(stack: Stack, machine: M
     assert 0 < int(ended) <= int(begun)
 
 
+def test_the_engine_that_compiles_may_under_its_unit(stack: Stack) -> None:
+    # `auto` loads every engine of the package once and leaves out those that cannot be used.
+    lines = [one.text for one in stack.journal() if one.unit == "aistack-embeddings.service"]
+    (chosen,) = [json.loads(text) for text in lines if '"engine_chosen"' in text]
+    assert {one.split()[0] for one in chosen["measured"]} == {"onnx", "openvino"}
+
+
 def test_it_is_ready(stack: Stack) -> None:
     stack.check("ready")
 

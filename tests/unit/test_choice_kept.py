@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import subprocess
@@ -17,7 +18,8 @@ from aistack.config import EmbeddingsConfig
 from aistack.embeddings import choice, choice_file
 from aistack.embeddings.choice_file import Candidate, Choice, ChoiceFile, Measured
 from aistack.embeddings.encoder import Encoder, Tokens, Vectors
-from aistack.embeddings.engines import open_encoder
+from aistack.embeddings.engines import open_encoder, open_model
+from aistack.embeddings.onnx_graph import kept_graph
 from aistack.models import find_model
 from aistack.service.errors import StartError
 
@@ -94,13 +96,23 @@ def test_the_choice_stands_when_another_engine_would_be_faster_now(
 def test_installation_from_before_stays_with_onnx_and_says_so_once(
     auto: Auto, tmp_path: Path, two: list[Candidate]
 ) -> None:
-    open_encoder(auto(tmp_path, encoder="onnx"))
+    kept_graph(*open_model(auto(tmp_path)), tmp_path)
     with structlog.testing.capture_logs() as logs:
         assert engine(auto(tmp_path)) == "onnx"
         assert engine(auto(tmp_path)) == "onnx"
     (said,) = logs
     assert (said["event"], said["engine"], said["precision"]) == ("engine_kept", "onnx", "fp32")
     assert "aistack models prepare --choose" in said["reason"]
+    assert two == []
+
+
+@needs_two
+@pytest.mark.parametrize("named", ["onnx", "openvino"])
+def test_auto_stays_with_what_the_configuration_named_before(
+    auto: Auto, tmp_path: Path, two: list[Candidate], named: str
+) -> None:
+    assert engine(auto(tmp_path, encoder=named)) == named
+    assert engine(auto(tmp_path)) == named
     assert two == []
 
 
@@ -181,10 +193,20 @@ def test_choice_that_the_configuration_no_longer_admits_is_replaced(
     assert engine(auto(tmp_path)) == "openvino"
 
 
-def test_engine_and_precision_that_are_said_write_no_choice(auto: Auto, tmp_path: Path) -> None:
+def test_engine_that_is_named_runs_where_the_choice_cannot_be_kept(
+    auto: Auto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxruntime")
-    open_encoder(auto(tmp_path, encoder="onnx"))
-    assert not (tmp_path / "choice.json").exists()
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(choice_file, "write_whole", full)
+    with structlog.testing.capture_logs() as logs:
+        assert engine(auto(tmp_path, encoder="onnx")) == "onnx"
+    (said,) = logs
+    assert said["event"] == "choice_not_kept"
+    assert "No space left on device" in said["reason"]
 
 
 @needs_two
@@ -240,7 +262,7 @@ PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
     sys.exit(77)
 from aistack.config import EmbeddingsConfig
-from aistack.embeddings.engines import open_encoder
+from aistack.embeddings.engines import open_encoder, open_model
 from aistack.service.errors import StartError
 def run(encoder):
     settings = {"model": sys.argv[1], "dimension": 32, "state_dir": sys.argv[2], "encoder": encoder}

@@ -4,7 +4,8 @@ Engine and precision are part of an embedding set's identity, so another choice 
 every document again. Therefore the first choice stands, whatever is installed or faster later: it
 is kept in `state_dir/choice.json` and read at each start. It is made anew when the engine is no
 longer installed, or no longer gives the vectors that it gave; `aistack models prepare --choose`
-makes it anew on demand. An installation from before there was a choice stays with onnx in fp32.
+makes it anew on demand. What the configuration names is kept as well, for a later `auto`. An
+installation from before there was a choice stays with onnx in fp32.
 """
 
 from __future__ import annotations
@@ -79,6 +80,24 @@ def choose(files: ModelFiles, revision: str, config: EmbeddingsConfig) -> Encode
         measured=[str(one) for one in trial.measured],
     )
     return trial.encoders[winner]
+
+
+def remember(one: Candidate, encoder: Encoder, file: ChoiceFile) -> None:
+    """Keep what the configuration names: its vectors are stored, so a later `auto` stays with it.
+
+    Raises StartError where a pass fails.
+    """
+    known, _ = file.read()
+    if known is None or known.candidate != one:
+        _keep(file, Choice(one, "configured", reference_of(encoder, CHECKED), [], host()))
+
+
+def _keep(file: ChoiceFile, choice: Choice) -> None:
+    try:
+        file.write(choice)
+    except StartError as error:
+        # Nothing depends on it until something else changes.
+        log.warning("choice_not_kept", reason=str(error))
 
 
 def opener(files: ModelFiles, revision: str, config: EmbeddingsConfig) -> Open:
@@ -234,12 +253,7 @@ def _known(choice: Choice, open_: Open) -> Encoder | None:
 
 def _from_before(file: ChoiceFile, open_: Open) -> Encoder:
     encoder = open_(BEFORE)
-    choice = Choice(BEFORE, "from before", reference_of(encoder, CHECKED), [], host())
-    try:
-        file.write(choice)
-    except StartError as error:
-        # The next start finds the same graph and comes to the same end.
-        log.warning("choice_not_kept", reason=str(error))
+    _keep(file, Choice(BEFORE, "from before", reference_of(encoder, CHECKED), [], host()))
     log.info(
         "engine_kept",
         engine=BEFORE.engine,

@@ -29,12 +29,16 @@ def open_encoder(config: EmbeddingsConfig) -> tuple[ModelFiles, Encoder]:
 
     An engine is imported only when it is asked for or is to be measured: none is needed by another.
     """
-    files, revision = open_model(config)
-    if config.encoder != "auto" and (precision := only_precision(config)) is not None:
-        return files, load(files, revision, config.encoder, precision, config)
-    from aistack.embeddings.choice import choose
+    from aistack.embeddings.choice import choose, remember
+    from aistack.embeddings.choice_file import Candidate, ChoiceFile
 
-    return files, choose(files, revision, config)
+    files, revision = open_model(config)
+    if config.encoder == "auto" or (precision := only_precision(config)) is None:
+        return files, choose(files, revision, config)
+    encoder = load(files, revision, config.encoder, precision, config)
+    one = Candidate(config.encoder, precision)
+    remember(one, encoder, ChoiceFile(config.state_dir, files, revision))
+    return files, encoder
 
 
 def open_model(config: EmbeddingsConfig) -> tuple[ModelFiles, str]:
