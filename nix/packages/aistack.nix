@@ -37,6 +37,8 @@
   lxml,
   markdown-it-py,
   snowballstemmer,
+  tree-sitter,
+  tree-sitter-grammars,
   tokenizers,
   safetensors,
   pathspec,
@@ -44,6 +46,7 @@
   rich,
 
   # extras
+  qdrant-client,
   onnxruntime,
   onnx,
   openvino,
@@ -70,7 +73,22 @@ let
     ];
   };
 
+  # Whose source code is cut by definitions.
+  languages = [
+    "bash"
+    "c"
+    "cpp"
+    "go"
+    "java"
+    "javascript"
+    "nix"
+    "python"
+    "rust"
+    "typescript"
+  ];
+
   extras = {
+    qdrant = [ qdrant-client ];
     onnx = [
       onnxruntime
       onnx
@@ -136,12 +154,15 @@ buildPythonApplication {
     lxml
     markdown-it-py
     snowballstemmer
+    tree-sitter
     tokenizers
     safetensors
     pathspec
     typer
     rich
   ]
+  ++ map (language: tree-sitter-grammars."tree-sitter-${language}") languages
+  ++ extras.qdrant
   ++ lib.unique (lib.optionals withOnnx extras.onnx ++ lib.optionals withOpenvino extras.openvino)
   ++ lib.optionals withTorch extras.torch;
 

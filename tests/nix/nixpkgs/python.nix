@@ -127,6 +127,7 @@ let
     pytest-timeout = null;
     python-dateutil = null;
     python-multipart = null;
+    qdrant-client = "1.18.0";
     redis = "8.0.1";
     rich = "15.0.0";
     safetensors = null;
@@ -138,6 +139,7 @@ let
     tenacity = "9.1.4";
     tokenizers = "0.22.2";
     torch = "2.12.0";
+    tree-sitter = null;
     typer = "0.25.1";
     typing-extensions = null;
     uv-dynamic-versioning = "0.11.2";
@@ -157,6 +159,29 @@ let
     // {
       inherit callPackage;
       inherit (pkgs) fetchPypi;
+      # Their names as packages; the distributions are without "python-".
+      tree-sitter-grammars =
+        lib.genAttrs
+          [
+            "tree-sitter-bash"
+            "tree-sitter-c"
+            "tree-sitter-cpp"
+            "tree-sitter-go"
+            "tree-sitter-java"
+            "tree-sitter-javascript"
+            "tree-sitter-nix"
+            "tree-sitter-python"
+            "tree-sitter-rust"
+            "tree-sitter-typescript"
+          ]
+          (
+            name:
+            build "python3.13-" {
+              pname = "python-${name}";
+              version = "0";
+              pyproject = true;
+            }
+          );
       buildPythonPackage = build "python3.13-";
       buildPythonApplication = build "";
       toPythonModule = package: package // { pythonModule = pkgs.python3; };
