@@ -253,6 +253,21 @@ def test_bad_configuration_ends_the_start_with_one_line(
     assert words in lines[0]
 
 
+def test_a_disk_that_does_not_answer_ends_the_start_with_one_line(
+    make_embeddings: MakeEmbeddings, tmp_path: Path
+) -> None:
+    # A pipe that nobody writes into holds its reader as a dead disk does.
+    os.mkfifo(tmp_path / "config.json")
+    service = make_embeddings(
+        embeddings={"model": str(tmp_path)}, limits={"start_seconds": 1, "drain_seconds": 1}
+    )
+    service.start(wait=False)
+    assert service.process is not None
+    assert service.process.wait(60) == 78
+    lines = [line for line in service.log.read_text().splitlines() if not line.startswith("{")]
+    assert lines == ["aistack embeddings: not ready within 1 s; last: loading the model"]
+
+
 def test_two_lanes_give_the_golden_vectors(make_embeddings: MakeEmbeddings, golden: Golden) -> None:
     cores = sorted(os.sched_getaffinity(0))
     service = make_embeddings(embeddings={"lanes": 2, "lane_cores": [cores[0], cores[-1]]})

@@ -41,6 +41,27 @@ import runpy, signal, time
 signal.signal(signal.SIGUSR2, lambda *_: time.sleep(3600))
 runpy.run_path("/usr/lib/aistack/bin/aistack", run_name="__main__")
 """
+#: The service of embeddings with a model on a disk that is slow (reading it costs CPU time all the
+#: while) or that no longer answers.
+SLOW = """\
+import hashlib, runpy, sys, time
+
+sys.path[:0] = ["/usr/lib/aistack/src", "/usr/lib/aistack/site-packages"]
+from aistack.embeddings import loading
+
+disk, open_encoder = sys.argv.pop(1), loading.open_encoder
+
+def read(config):
+    if disk == "dead":
+        time.sleep(3600)
+    end, digest = time.monotonic() + 25, hashlib.sha256()
+    while time.monotonic() < end:
+        digest.update(bytes(1 << 20))
+    return open_encoder(config)
+
+loading.open_encoder = read
+runpy.run_path("/usr/lib/aistack/bin/aistack", run_name="__main__")
+"""
 
 
 @pytest.mark.parametrize("unit", [*UNITS, LLAMA, *DATA, "nginx.service"])
@@ -78,6 +99,41 @@ def test_the_watchdog_ends_services_whose_loop_hangs(stack: Stack, machine: Mach
         "systemctl daemon-reload",
         f"systemctl restart {' '.join(UNITS)}",
     )
+    stack.check("ready")
+
+
+def test_a_start_is_given_time_while_the_model_loads_and_not_when_the_disk_is_dead(
+    stack: Stack, machine: Machine
+) -> None:
+    unit = "aistack-embeddings.service"
+    machine.write_file("/run/slow.py", SLOW.encode())
+    arguments = machine.succeed(f"systemctl cat {unit} | grep '^ExecStart='").split()[1:]
+
+    def with_disk(kind: str) -> None:
+        line = f"/usr/bin/python3 -sS /run/slow.py {kind} {shlex.join(arguments)}"
+        machine.write_file(
+            f"/run/systemd/system/{unit}.d/slow.conf",
+            f"[Service]\nExecStart=\nExecStart={line}\nTimeoutStartSec=12\n"
+            "Environment=AISTACK__LIMITS__START_SECONDS=10\n".encode(),
+        )
+        machine.succeed("systemctl daemon-reload")
+
+    try:
+        with_disk("slow")
+        began = time.monotonic()
+        machine.succeed(f"systemctl restart {unit}")
+        assert time.monotonic() - began > 25
+        with_disk("dead")
+        since = machine.cursor()
+        machine.fail(f"systemctl restart {unit}")
+        lines = [one.text for one in stack.journal(since) if one.unit == unit]
+        assert any("not ready within 10 s" in text for text in lines), "\n".join(lines)
+    finally:
+        machine.succeed(
+            f"rm -r /run/systemd/system/{unit}.d",
+            "systemctl daemon-reload",
+            f"systemctl restart {unit}",
+        )
     stack.check("ready")
 
 

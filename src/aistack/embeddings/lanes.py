@@ -19,6 +19,8 @@ from aistack.service.errors import StartError
 
 #: More lanes than this are only made when the configuration says so.
 MOST_LANES = 4
+#: What the names of their threads begin with.
+LANE = "lane-"
 
 
 def lane_count(config: EmbeddingsConfig) -> int:
@@ -102,7 +104,7 @@ class Lanes:
             # Under way: a caller that stops waiting for it does not cancel it.
             future.set_running_or_notify_cancel()
             thread = threading.Thread(
-                target=self._run, args=(lane, prepare, future), name=f"lane-{lane}", daemon=True
+                target=self._run, args=(lane, prepare, future), name=f"{LANE}{lane}", daemon=True
             )
             self._threads.append(thread)
             futures.append(future)
