@@ -19,7 +19,7 @@ from aistack.aidb import embedding_sets, parsing
 from aistack.aidb.chunking import Chunker
 from aistack.aidb.embedding_sets import VectorTable
 from aistack.aidb.ingest import indexed
-from aistack.aidb.swap import swap_chunks
+from aistack.aidb.swap import Swap, swap_documents
 from aistack.clients.postgres import Postgres
 from aistack.config import AidbConfig, EmbeddingsConfig, PostgresConfig
 from aistack.embeddings.encoder import Encoder
@@ -117,17 +117,15 @@ class Corpus:
                         collection,
                     ],
                 )
-                swapped = await swap_chunks(
-                    connection,
+                swap = Swap(
                     document_id=document,
                     version=1,
                     title=text.title,
                     text=text.text,
                     chunks=chunks,
                     vectors=vectors[position : position + len(chunks)],
-                    table=self._table,
                 )
-                if not swapped:
+                if not all(await swap_documents(connection, [swap], self._table)):
                     raise RuntimeError(f"{source.name} was not put in")
             ids.append(document)
             position += len(chunks)

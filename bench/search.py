@@ -85,7 +85,7 @@ def measure(said: Mapping[str, Any]) -> int:
     for kind, median in medians.items():
         print(f"  {kind:6} {median:6.1f} ms  calls {dict(counted[kind])}")
     print(f"cached / first {medians['cached'] / medians['first']:.2f}")
-    good = set(counted["cached"]) == {"postgres search.collection"}
+    good = set(counted["cached"]) == {"postgres search.look"}
     print(f"a cached search embeds nothing and reads no document: {'yes' if good else 'NO'}")
     return 0 if good else 1
 

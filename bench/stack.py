@@ -16,11 +16,15 @@ START_SECONDS = 180.0
 
 
 @contextmanager
-def up(data: Path) -> Iterator[dict[str, Any]]:
-    """What the stack says in its `endpoint.json` once it is ready; ended by Ctrl-C."""
+def up(data: Path, config: Path | None = None) -> Iterator[dict[str, Any]]:
+    """What the stack says in its `endpoint.json` once it is ready; ended by Ctrl-C.
+
+    `config` is a file of options on top of the defaults.
+    """
     began = time.monotonic()
+    options = [] if config is None else ["--config", str(config)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "aistack", "up", "--data-dir", str(data), "--port", "0"],
+        [sys.executable, "-m", "aistack", "up", "--data-dir", str(data), "--port", "0", *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -100,12 +100,11 @@ class MemoryStore:
         self.values.update(values)
         self.lives.add(seconds)
 
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Poll with a deadline."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
+    async def delete(self, *keys: str | bytes) -> None:
+        if self.away:
+            raise Unavailable("redis is not available right now.")
+        for key in keys:
+            self.values.pop(key, None)
 
 
 @dataclass(slots=True)

@@ -18,8 +18,9 @@ from aistack.aidb import jobs, store
 from aistack.aidb.accept import Accepted, accept
 from aistack.aidb.chunking import Chunker
 from aistack.aidb.documents import Document, checked_upload
-from aistack.aidb.ingest import Ingestion, Vectors
+from aistack.aidb.ingest import Ingestion
 from aistack.aidb.jobs import Queue, Worker
+from aistack.aidb.vectors import Vectors
 from aistack.clients.postgres import Postgres
 from aistack.config import PostgresConfig
 from aistack.models import EmbeddingSet, ModelFiles

@@ -16,7 +16,7 @@ import pytest
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.request import Encoded
 from aistack.embeddings.scheduler import Scheduler
-from fix_embeddings import until
+from fix_wait import until
 
 DEADLINE = 10.0
 

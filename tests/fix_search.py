@@ -13,15 +13,13 @@ import psycopg
 import pytest
 
 from aistack.aidb import filters
-from aistack.aidb.search import Searcher, search_settings
+from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_model import Hit, SearchRequest, SearchResult
 from aistack.aidb.vector_index import VectorIndexes
-from aistack.clients.redis import Redis
-from aistack.config import AidbConfig, PostgresConfig, RedisConfig
+from aistack.config import AidbConfig, PostgresConfig
 from aistack.models import ModelFiles
 from bench.corpus import Corpus, LocalEncoder, Source, open_corpus
-from fix_embeddings import ValkeyProcess
 from fix_postgres import PostgresServer
 
 
@@ -37,15 +35,12 @@ class Bench:
 
     corpus: Corpus
     encoder: LocalEncoder
-    redis: Redis
     dsn: str
 
     def searcher(self, **settings: Any) -> Searcher:
         """A searcher with its own configuration, over the common cache."""
         config = AidbConfig(**settings)
-        cache = SearchCache(
-            self.redis, seconds=config.cache_seconds, settings=search_settings(config)
-        )
+        cache = SearchCache(self.corpus.postgres, config)
         return Searcher(self.corpus.postgres, self.encoder, cache, config)
 
     async def search(self, query: str, **members: Any) -> SearchResult:
@@ -79,16 +74,12 @@ def named(result: SearchResult, source: str) -> Hit:
 
 @asynccontextmanager
 async def open_bench(
-    server: PostgresServer, name: str, encoder: LocalEncoder, url: str
+    server: PostgresServer, name: str, encoder: LocalEncoder
 ) -> AsyncIterator[Bench]:
     """Over the database `name`."""
     database = PostgresConfig(host=str(server.directory), user="postgres", database=name)
-    redis = Redis(RedisConfig(url=url))
     async with open_corpus(database, encoder, AidbConfig()) as corpus:
-        try:
-            yield Bench(corpus, encoder, redis, server.dsn(name))
-        finally:
-            await redis.aclose()
+        yield Bench(corpus, encoder, server.dsn(name))
 
 
 @pytest.fixture
@@ -96,11 +87,10 @@ async def bench(
     postgres_server: PostgresServer,
     migrated_template: str,
     local_encoder: LocalEncoder,
-    valkey: ValkeyProcess,
 ) -> AsyncIterator[Bench]:
     """An empty database with a searcher, for one test."""
     name = await asyncio.to_thread(postgres_server.create, migrated_template)
-    async with open_bench(postgres_server, name, local_encoder, valkey.url) as made:
+    async with open_bench(postgres_server, name, local_encoder) as made:
         yield made
     await asyncio.to_thread(postgres_server.drop, name)
 
@@ -123,4 +113,28 @@ LAKES = [
         metadata={"year": 2024.5, "author": "Bob"},
     ),
     Source("keys.txt", "Access keys are rotated every ninety days.", metadata={"year": "old"}),
+]
+
+#: Filters as on the wire, and the sources of LAKES that pass.
+FILTERS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"year": {"eq": 2020}}, {"tarn.md"}),
+    ({"year": {"eq": "2020"}}, set()),
+    ({"year": {"gte": 2024}}, {"fell.txt", "nginx.md"}),
+    ({"year": {"gt": 2024, "lt": 2025}}, {"nginx.md"}),
+    ({"year": {"lte": "older"}}, {"keys.txt"}),
+    ({"tags": {"eq": "hills"}}, {"tarn.md", "fell.txt"}),
+    ({"tags": {"in": ["water", "none"]}}, {"tarn.md"}),
+    ({"open": {"eq": True}}, {"tarn.md"}),
+    ({"open": {"eq": 1}}, set()),
+    ({"author": {"exists": True}}, {"tarn.md", "nginx.md"}),
+    ({"author": {"exists": False}}, {"fell.txt", "keys.txt"}),
+    ({"author": {"eq": "Ann"}, "year": {"lt": 2021}}, {"tarn.md"}),
+    ({"absent": {"exists": False}}, {"tarn.md", "fell.txt", "nginx.md", "keys.txt"}),
+    ({'o\'dd "key" $ %s {}': {"exists": True}}, set()),
+    ({"source": {"in": ["fell.txt", "keys.txt"]}}, {"fell.txt", "keys.txt"}),
+    ({"source": {"gte": "keys", "lt": "o"}}, {"keys.txt", "nginx.md"}),
+    ({"title": {"eq": "Web server"}}, {"nginx.md"}),
+    ({"title": {"eq": "Tarns"}}, {"tarn.md"}),
+    ({"content_type": {"eq": "text/markdown"}}, {"tarn.md", "nginx.md"}),
+    ({"content_type": {"exists": False}}, set()),
 ]

@@ -19,6 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from aistack.models import ModelFiles
+from fix_reranker import write_plain_reranker
+
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
 
@@ -186,7 +189,15 @@ def started(
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """One real stack for the whole session; killed parts must be waited back by who killed them."""
-    with started(tmp_path_factory.mktemp("stack") / "data") as running:
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, model_files: ModelFiles
+) -> Iterator[RunningStack]:
+    """One real stack for the whole session; killed parts must be waited back by who killed them.
+
+    It reranks, with a model that knows nothing.
+    """
+    directory = tmp_path_factory.mktemp("stack")
+    reranker = write_plain_reranker(directory / "reranker", model_files)
+    said = {"AISTACK__EMBEDDINGS__RERANK_MODEL": str(reranker)}
+    with started(directory / "data", environment=said) as running:
         yield running

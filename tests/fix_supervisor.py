@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +19,6 @@ def say(text):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     s.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
 """
-
-
-async def eventually(probe: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.01)
 
 
 def python(name: str, code: str, **options: object) -> Program:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -144,16 +143,6 @@ async def scans(connection: Connection) -> dict[str, int]:
         " JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'hnsw'"
     )
     return dict(await cursor.fetchall())
-
-
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for it, with the event loop free; fails the test after `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"not within {seconds} s")
 
 
 def database_config(dsn: str) -> PostgresConfig:

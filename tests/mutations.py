@@ -34,7 +34,43 @@ class Mutation:
 
 KIT = "tests/integration/test_kit_process.py"
 
+INDEX = "tests/integration/test_qdrant_search.py"
+
 MUTATIONS = (
+    Mutation(
+        "derived index",
+        "the documents that lag and are compared in PostgreSQL",
+        "aidb/qdrant_engine.py",
+        '"late": list(late)',
+        '"late": []',
+        f"{INDEX}::test_what_lags_is_compared_here_and_not_kept",
+    ),
+    Mutation(
+        "derived index",
+        "the refusal of points that are no chunks",
+        "aidb/qdrant_engine.py",
+        "if sum(not row[2] for row in rows) < len(ids):",
+        "if False:",
+        f"{INDEX}::test_points_that_postgresql_does_not_have_are_never_shown",
+    ),
+    Mutation(
+        "derived index",
+        "the open changes that pruning leaves alone",
+        "aidb/upkeep.py",
+        "AND NOT EXISTS (SELECT 1 FROM index_state)",
+        "",
+        "tests/integration/test_qdrant_sync.py"
+        "::test_open_changes_are_kept_for_as_long_as_there_is_an_index",
+    ),
+    Mutation(
+        "derived index",
+        "the removal of the points of other versions and of gone documents",
+        "aidb/qdrant_sync.py",
+        "await self._qdrant.delete(layout.name, where)\n\n    async def _write",
+        "pass\n\n    async def _write",
+        "tests/integration/test_qdrant_sync.py"
+        "::test_deleted_documents_and_collections_leave_no_point",
+    ),
     Mutation(
         "breaker",
         "the call that counts a failure",
@@ -101,10 +137,10 @@ MUTATIONS = (
     ),
     Mutation(
         "cache invalidation",
-        "the epoch in the state of a cached search",
+        "the epoch in the look for a cached search",
         "aidb/search_cache.py",
-        "{stamp.collection_id}:{stamp.epoch}:{stamp.set_id}",
-        "{stamp.collection_id}:{stamp.set_id}",
+        "r.collection_id = c.id AND r.epoch = c.epoch AND r.set_id",
+        "r.collection_id = c.id AND r.set_id",
         "tests/integration/test_search_cache.py::test_every_change_of_the_collection_is_seen_at_once",
     ),
     Mutation(
@@ -119,28 +155,26 @@ MUTATIONS = (
         "atomic chunk swap",
         "the one transaction around the swap",
         "aidb/swap.py",
-        "    async with connection.transaction() as work:\n",
+        "    await _hold_set(connection, table)\n",
+        "    await _hold_set(connection, table)\n"
         "    await connection.commit()\n"
-        "    await connection.set_autocommit(True)\n"
-        "    work = None\n"
-        "    if True:\n",
+        "    await connection.set_autocommit(True)\n",
         "tests/integration/test_ingest_durability.py::test_a_reader_sees_one_edition_or_the_other",
     ),
     Mutation(
         "atomic chunk swap",
         "the removal of the chunks of the version before",
         "aidb/swap.py",
-        '        await connection.execute("DELETE FROM chunks WHERE document_id = %s",'
-        " [document_id])\n",
-        "",
+        'execute("DELETE FROM chunks WHERE document_id = ANY(%s)", [ids])',
+        'execute("SELECT 1 WHERE false")',
         "tests/integration/test_ingest_durability.py::test_a_reader_sees_one_edition_or_the_other",
     ),
     Mutation(
         "atomic chunk swap",
         "the check that this version is still the wanted one",
         "aidb/swap.py",
-        "if not await _still_wanted(connection, document_id, version):",
-        "if False:",
+        "wanted_ids = await _still_wanted(connection, there)",
+        "wanted_ids = {swap.document_id for swap in there}",
         "tests/integration/test_ingest.py::test_an_older_version_never_overwrites_a_newer_one",
     ),
 )

@@ -1,9 +1,8 @@
 """The service over HTTP against the raw encoder, on the same texts.
 
 The encoder lane and the raw encoder take turns on one core; the service's other threads and the
-client have the second. Where the lane cannot be put on a core of its own, the whole service shares
-the encoder's. The ratio by CPU time counts the service's lane and tokenizers and not its event
-loop, which has the other core: it is what is left when nothing else runs on the machine.
+client have the second. The ratio by CPU time counts the service's lane and tokenizers and not its
+event loop, which has the other core: it is what is left when nothing else runs on the machine.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ def measure(state: Path, rounds: int) -> list[Figure]:
         for shape in SHAPES:
             figures += _shape(raw, service, shape, rounds)
     cores = (ENCODER_CORE, CLIENT_CORE)
-    if lane_options(*cores):
-        with running(state, options=lane_options(*cores)) as service:
-            figures += _lanes(raw, service, rounds)
+    with running(state, options=lane_options(*cores)) as service:
+        figures += _lanes(raw, service, rounds)
     return figures
 
 

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def noop_encoder(config: EmbeddingsConfig) -> tuple[ModelFiles, Encoder]:
     """In the place of `open_encoder`."""
     files = find_model(config.model)
     identity = EmbeddingSet(files.name, "0" * 64, "noop", "fp32", DIMENSION, normalized=True)
-    return replace(files), NoopEncoder(identity, files.max_tokens)
+    return files, NoopEncoder(identity, files.max_tokens)
 
 
 class _Passes:

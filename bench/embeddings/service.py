@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aistack.config import EmbeddingsConfig
 from aistack.service.key_setup import init_store
 from aistack.service.keys import read_key
 from aistack.stack import load_stack
@@ -62,10 +61,8 @@ class Service:
 
 
 def lane_options(*cores: int) -> dict[str, Any]:
-    """Options that put an encoder lane on each core; empty where the service has no such option."""
-    if {"lanes", "lane_cores"} <= EmbeddingsConfig.model_fields.keys():
-        return {"lanes": len(cores), "lane_cores": list(cores)}
-    return {}
+    """Options that put an encoder lane on each core."""
+    return {"lanes": len(cores), "lane_cores": list(cores)}
 
 
 @contextmanager
@@ -81,16 +78,14 @@ def running(
     """The service until the end of the block; cache off.
 
     `state` keeps the made graph between services; `cores` are those of the whole process, by
-    default the client's where a lane has a core of its own and the encoder's where none has.
+    default the client's; the lane has the encoder's.
     `command` gets the path of the configuration as its last argument. With `port` it listens there
     and not on the socket.
     """
     directory = Path(tempfile.mkdtemp(prefix="aib-"))
-    lane = lane_options(ENCODER_CORE)
-    given = {
-        name: value for name, value in {**lane, **(options or {})}.items() if value is not None
-    }
-    where = cores or [CLIENT_CORE if lane else ENCODER_CORE]
+    wanted = {**lane_options(ENCODER_CORE), **(options or {})}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    where = cores or [CLIENT_CORE]
     keys = init_store(directory / "keys", load_stack())
     config = {
         "log": {"level": log_level},

@@ -3,7 +3,8 @@
 Parts: quality, scale, overhead, cached, ingestion. A bar stands beside its figure; the exit status
 is 1 when one is missed. Large collections are made once and kept below $AISTACK_BENCH_DIR or
 ~/.cache/aistack-bench; `--quick` makes do with 10,000 chunks. Cranfield is looked for in
-$AISTACK_TEST_DATA; without it quality is left out.
+$AISTACK_TEST_DATA; without it quality is left out. Reranking is measured where
+$AISTACK_RERANK_MODEL names the directory of a cross-encoder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from aistack.config import AidbConfig, PostgresConfig
 from bench.corpus import LocalEncoder, open_corpus
 from bench.cranfield import read
 from bench.embeddings.bars import Figure, show
-from bench.retrieval import cached, ingestion, overhead, quality, scale, tuning
+from bench.retrieval import cached, ingestion, overhead, quality, reranker, scale, tuning
 from bench.retrieval.large import large_stack
 from bench.retrieval.stand import Stand
 
@@ -45,7 +46,7 @@ async def _quality(directory: Path, database: PostgresConfig, tuned: bool) -> li
         await quality.fill(corpus, collection)
         if tuned:
             await tuning.tune(corpus, collection, print)
-        found = await quality.measure(corpus, collection, config)
+        found = await quality.measure(corpus, collection, config, reranker.named())
         identity = corpus.encoder.encoder.identity
     print(f"{identity.model}, {identity.engine} {identity.precision}")
     print(quality.table(found))

@@ -1,4 +1,4 @@
-"""A no-op route behind the whole kit, in the place of aidb: what a cached search is held against.
+"""No-op routes behind the whole kit, in the place of aidb: what a cached search is held against.
 
 python -m bench.retrieval.noop CONFIG
 """
@@ -10,53 +10,65 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import Response
 
+from aistack.clients.postgres import Postgres
 from aistack.config import Config
 from aistack.service import app as kit
 from aistack.service.run import serve
 from bench.retrieval.stand import Stand
 
 PATH = "/v1/noop"
+#: A no-op but for one round trip to PostgreSQL, which is the least that a shared epoch costs.
+ASKING = "/v1/asking"
 START_SECONDS = 60.0
 
 
-def create(_config: Config) -> kit.Service:
-    """A service of one route, under the scope of a search."""
+def create(config: Config) -> kit.Service:
+    """A service of two routes, under the scope of a search."""
     router = kit.service_router()
+    postgres = Postgres(config.postgres)
 
     @router.post(PATH, **kit.scope("search"))
     async def noop() -> Response:
         return Response(b"{}", media_type="application/json")
 
+    @router.post(ASKING, **kit.scope("search"))
+    async def asking() -> Response:
+        await postgres.reads.row("SELECT 1", [])
+        return Response(b"{}", media_type="application/json")
+
     async def start(_runtime: kit.Runtime) -> None:
         return
 
-    return kit.Service("aidb", router, start)
+    return kit.Service("aidb", router, start, postgres.reads.aclose)
 
 
 @contextmanager
-def noop_service(stand: Stand, directory: Path) -> Iterator[Path]:
-    """Its socket; its configuration is that of the stack's aidb, its keys are the stack's."""
+def beside(stand: Stand, directory: Path, name: str, command: Sequence[str]) -> Iterator[Path]:
+    """The socket of another service with the configuration and the keys of the stack's aidb.
+
+    Its log goes into a file. That of the stack's own goes to the supervisor, whom each line wakes:
+    services that are compared are both started here.
+    """
     table = json.loads(stand.paths.config("aidb").read_text(encoding="utf-8"))
-    path = directory / "n.sock"
-    config = directory / "noop.json"
+    path = directory / f"{name}.sock"
+    config = directory / f"{name}.json"
     config.write_text(json.dumps({**table, "listen": {"socket": str(path)}}), encoding="utf-8")
-    log = directory / "noop.log"
+    log = directory / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.retrieval.noop", str(config)],
-            stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [sys.executable, *command, str(config)], stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         end = time.monotonic() + START_SECONDS
         while not path.exists():
             if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"the no-op service did not start:\n{log.read_text()[-2000:]}")
+                raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.02)
         yield path
     finally:

@@ -15,16 +15,17 @@ import numpy as np
 
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25
+from aistack.aidb.rerank import Judge
 from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_model import MAX_LIMIT, Hit, Mode, SearchRequest
-from aistack.clients.redis import Redis
-from aistack.config import AidbConfig, RedisConfig
+from aistack.config import AidbConfig
 from aistack.evaluation.bootstrap import Interval, difference, interval
 from aistack.evaluation.metrics import DEPTH, METRICS, best_first, score
 from bench.corpus import Corpus, Source
 from bench.cranfield import Cranfield
 from bench.embeddings.bars import Figure
+from bench.retrieval.reranker import VARIABLE
 
 #: Documents by query.
 Rankings = Mapping[int, Sequence[str]]
@@ -33,6 +34,8 @@ Hits = Mapping[int, Sequence[Hit]]
 
 LEGS: tuple[Mode, ...] = ("lexical", "dense", "hybrid")
 PEER = "bm25s"
+#: Both legs, fused and then reranked; only where a reranking model is named.
+RERANKED = "+ rerank"
 
 #: Means of the even queries when they were last recorded, in the order of `METRICS`, and how far
 #: the lower end of each one's 95 % interval lies below it. Nothing may fall below that end.
@@ -79,14 +82,20 @@ async def fill(corpus: Corpus, collection: Cranfield) -> None:
     )
 
 
-def searcher(corpus: Corpus, config: AidbConfig) -> Searcher:
+def searcher(corpus: Corpus, config: AidbConfig, judge: Judge | None = None) -> Searcher:
     """The real one, its cache switched off."""
-    cache = SearchCache(Redis(RedisConfig()), seconds=0, settings="")
-    return Searcher(corpus.postgres, corpus.encoder, cache, config)
+    config = config.model_copy(update={"cache_seconds": 0})
+    cache = SearchCache(corpus.postgres, config)
+    return Searcher(corpus.postgres, corpus.encoder, cache, config, judge=judge)
 
 
 async def search_all(
-    search: Searcher, collection: Cranfield, mode: Mode, queries: Iterable[int]
+    search: Searcher,
+    collection: Cranfield,
+    mode: Mode,
+    queries: Iterable[int],
+    *,
+    rerank: bool = False,
 ) -> Hits:
     """All pages: as deep as the candidates of the mode go."""
     found: dict[int, list[Hit]] = {}
@@ -95,7 +104,12 @@ async def search_all(
         offset: int | None = 0
         while offset is not None:
             request = SearchRequest(
-                collection.queries[number], "default", mode, limit=MAX_LIMIT, offset=offset
+                collection.queries[number],
+                "default",
+                mode,
+                limit=MAX_LIMIT,
+                offset=offset,
+                rerank=rerank,
             )
             result = await search.search(request)
             hits.extend(result.hits)
@@ -108,14 +122,19 @@ def documents(found: Hits) -> Rankings:
     return {number: best_first(hit.source for hit in hits) for number, hits in found.items()}
 
 
-async def measure(corpus: Corpus, collection: Cranfield, config: AidbConfig) -> Quality:
-    """Search every query in every mode, and with the peer."""
-    search = searcher(corpus, config)
+async def measure(
+    corpus: Corpus, collection: Cranfield, config: AidbConfig, judge: Judge | None = None
+) -> Quality:
+    """Search every query in every mode, with the peer, and reranked where there is a `judge`."""
+    search = searcher(corpus, config, judge)
     rankings: dict[str, Rankings] = {
         leg: documents(await search_all(search, collection, leg, collection.queries))
         for leg in LEGS
     }
     rankings[PEER] = await _peer(corpus, collection, Bm25(config.bm25_k1, config.bm25_b))
+    if judge is not None:
+        best = await search_all(search, collection, "hybrid", collection.queries, rerank=True)
+        rankings[RERANKED] = documents(best)
     async with corpus.postgres.connection("bench") as connection:
         cursor = await connection.execute("SELECT chunk_count FROM collections")
         row = await cursor.fetchone()
@@ -178,7 +197,8 @@ def table(quality: Quality) -> str:
         odd = quality.values(leg, METRICS[0], collection.odd)
         shown = "".join(f"{f'{c.mean:.4f} [{c.low:.3f} {c.high:.3f}]':>22}" for c in cells)
         lines.append(f"{leg:10}{shown}{sum(odd) / len(odd):>14.4f}")
-    lines.append(f"{'+ rerank':10}  not measured: no reranking model is installed")
+    if RERANKED not in quality.rankings:
+        lines.append(f"{RERANKED:10}  not measured: {VARIABLE} names no reranking model")
     best, gain = quality.fused_minus_best()
     lines.append(
         f"hybrid - {best}, nDCG@10, paired: {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"

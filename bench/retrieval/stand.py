@@ -21,8 +21,7 @@ import psycopg
 from aistack.aidb.search import QueryEncoder, Searcher
 from aistack.aidb.search_cache import SearchCache
 from aistack.clients.postgres import Postgres
-from aistack.clients.redis import Redis
-from aistack.config import AidbConfig, Config, RedisConfig, load_config
+from aistack.config import AidbConfig, Config, load_config
 from aistack.dev.paths import Paths
 from bench.stack import up
 
@@ -40,13 +39,15 @@ class Stand:
     aidb: Config
     embeddings: Config
 
-    def cpu_seconds(self) -> float:
-        """What all of its processes have used so far; in hundredths."""
+    def cpu_seconds(self, pid: int | None = None) -> float:
+        """What all of its processes have used so far, or `pid` and those below it; in hundredths.
+
+        Those that have ended are counted too.
+        """
         total = 0.0
-        root = psutil.Process(self.pid)
+        root = psutil.Process(pid or self.pid)
         for one in (root, *root.children(recursive=True)):
-            used = one.cpu_times()
-            total += float(used.user + used.system)
+            total += sum(one.cpu_times()[:4])
         return total
 
     def route(self, socket_path: Path | None = None) -> Route:
@@ -63,9 +64,9 @@ class Stand:
 
 
 @contextmanager
-def standing(data: Path) -> Iterator[Stand]:
+def standing(data: Path, config: Path | None = None) -> Iterator[Stand]:
     """The real `aistack up` on a data directory, until the end of the block."""
-    with up(data) as said:
+    with up(data, config) as said:
         paths = Paths(data, Path(said["run_dir"]))
         yield Stand(
             int(said["pid"]),
@@ -122,8 +123,9 @@ class InProcess:
 
     def searcher(self, **settings: Any) -> Searcher:
         """With the service's configuration but for `settings`."""
-        config = AidbConfig(**{**self._stand.aidb.aidb.model_dump(), **settings})
-        cache = SearchCache(Redis(RedisConfig()), seconds=0, settings="")
+        given = {**self._stand.aidb.aidb.model_dump(), "cache_seconds": 0, **settings}
+        config = AidbConfig(**given)
+        cache = SearchCache(self._postgres, config)
         return Searcher(self._postgres, self._encoder, cache, config)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

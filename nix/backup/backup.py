@@ -13,11 +13,12 @@ from typing import Any
 import store
 from settings import Refused, Settings, literal
 
-#: Tables that may exist; what is in them is counted.
+#: Tables that may exist; what is in them is counted. Rows of unlogged ones are not backed up.
 TABLES = (
     "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+    " WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 'u'"
+    " AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
     " ORDER BY 1"
 )
 #: Names come quoted from the catalogue.
@@ -180,6 +181,7 @@ def _dump(settings: Settings, target: Path) -> dict[str, Any]:
             f"--compress={settings.compression}",
             f"--snapshot={snapshot}",
             "--lock-wait-timeout=60s",
+            "--no-unlogged-table-data",
             f"--file={target}",
         )
         ask("COMMIT")

@@ -12,6 +12,7 @@
     ./roles.nix
     ./nginx.nix
     ./qdrant.nix
+    ./vectors.nix
     ./llama.nix
     ./open-webui.nix
     ./mindsdb.nix

@@ -107,6 +107,18 @@ in
       '';
     };
 
+    rerankModel = mkOption {
+      type = types.nullOr (types.either types.package types.path);
+      default = null;
+      example = "/var/lib/models/ms-marco-MiniLM-L6-v2";
+      description = ''
+        Directory of a cross-encoder with one label, as transformers writes it: then `/v1/rerank`
+        answers, and a search puts its best hits into the order of that model where it is asked to
+        (`aidb.rerank` in {option}`services.aistack.settings` asks always). Other models than BERT
+        need the package with torch. Without a model there is no reranking.
+      '';
+    };
+
     settings = mkOption {
       type = json;
       default = { };

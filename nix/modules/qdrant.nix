@@ -1,4 +1,4 @@
-# Qdrant, on loopback with a key. Nothing in the stack asks it yet: pgvector is the engine.
+# Qdrant on this machine, on loopback with a key: the engine of vectors.nix, where that is chosen.
 {
   config,
   lib,
@@ -14,6 +14,10 @@ let
 
   keyFile = cfg.lib.secretFile own.apiKeyFile "qdrant-api-key";
   environmentFile = "/run/aistack-qdrant/environment";
+
+  used = lib.any (name: cfg.${name}.enable && cfg.stack.services.${name}.needs ? qdrant) (
+    lib.attrNames cfg.stack.services
+  );
 
   clustered = settings.cluster.enabled or false;
   here = lib.elem settings.service.host [
@@ -52,20 +56,31 @@ in
   options.services.aistack.qdrant = {
     enable = mkOption {
       type = types.bool;
-      default = false;
-      description = ''
-        Whether to run Qdrant on this machine. Nothing in the stack uses it yet: documents are
-        searched in PostgreSQL with pgvector. It is set up with a key, on loopback, for your own use
-        and for what comes.
+      default = cfg.vectors.engine == "qdrant" && own.url == null && used;
+      defaultText = lib.literalMD ''
+        whether {option}`services.aistack.vectors.engine` is `"qdrant"`, no
+        {option}`services.aistack.qdrant.url` is given and aidb runs here
       '';
+      description = ''
+        Whether to run Qdrant on this machine, with a key and on loopback. Nothing asks it unless
+        {option}`services.aistack.vectors.engine` is `"qdrant"`.
+      '';
+    };
+    localUrl = mkOption {
+      type = types.str;
+      internal = true;
+      readOnly = true;
+      default = url;
+      description = "Where this machine's Qdrant answers.";
     };
     apiKeyFile = mkOption {
       type = types.nullOr types.externalPath;
       default = null;
       example = "/run/secrets/qdrant-api-key";
       description = ''
-        File with the API key, one line of letters, digits and `. _ ~ + / = -`. Made once when not
-        given, in {file}`/var/lib/aistack/secrets/qdrant-api-key`.
+        File with the API key, one line of letters, digits and `. _ ~ + / = -`; that of the Qdrant
+        at {option}`services.aistack.qdrant.url`, where one is named. For this machine's it is made
+        once when not given, in {file}`/var/lib/aistack/secrets/qdrant-api-key`.
       '';
     };
     settings = mkOption {

@@ -117,6 +117,22 @@ in
           '';
         }
         {
+          assertion = cfg.rerankModel == null || !cfg.lib.unseen cfg.rerankModel;
+          message = ''
+            services.aistack.rerankModel is in a home or a temporary directory, which the services do
+            not see. Move it, such as to /var/lib/models, where every user can read it.
+          '';
+        }
+        {
+          assertion =
+            enabled ? aidb && (of.settings "aidb").aidb.rerank or false && enabled ? embeddings
+            -> (of.settings "embeddings").embeddings.rerank_model or null != null;
+          message = ''
+            services.aistack: every search is to be reranked (aidb.rerank), and there is no model for
+            it. Set services.aistack.rerankModel to the directory of a cross-encoder.
+          '';
+        }
+        {
           assertion = noneMatches "ais_[0-9A-Za-z]+_[0-9A-Za-z]+";
           message = ''
             services.aistack.settings holds an API key, which would be readable in the store. Put it

@@ -33,7 +33,8 @@ let
         embeddings = {
           model = "${cfg.embeddingModel}";
           state_dir = "/var/cache/aistack-embeddings";
-        };
+        }
+        // lib.optionalAttrs (cfg.rerankModel != null) { rerank_model = "${cfg.rerankModel}"; };
         aidb.embedding_model = "${cfg.embeddingModel}";
       }
       (
@@ -59,6 +60,11 @@ let
       llama = [
         "llama"
         "address"
+      ];
+      qdrant = [
+        "vectors"
+        "qdrant"
+        "url"
       ];
     }
     .${need} or [
@@ -128,5 +134,8 @@ in
 
   missing =
     name:
-    lib.filter (need: addressOf name (pathOf need) == null) (lib.attrNames (entryOf name).needs);
+    lib.filter (need: addressOf name (pathOf need) == null) (
+      # An optional one is needed where an option chooses it, and its module asks for the address.
+      lib.attrNames (lib.filterAttrs (_: kind: kind != "optional") (entryOf name).needs)
+    );
 }

@@ -17,6 +17,16 @@ let
 
   encoder = name: (of.settings name).embeddings.encoder or "auto";
 
+  # "auto" of the reranker takes torch for every model that is no BERT, and where there is a GPU.
+  reranksWithTorch =
+    name:
+    let
+      said = (of.settings name).embeddings;
+      engine = said.rerank_encoder or "auto";
+    in
+    said.rerank_model or null != null
+    && (engine == "torch" || (engine == "auto" && cfg.package.withTorch or false));
+
   # "auto" takes OpenVINO where it is there and may compile.
   compiles =
     name:
@@ -24,7 +34,8 @@ let
       "openvino"
       "torch"
     ]
-    || (encoder name == "auto" && cfg.package.withOpenvino or false);
+    || (encoder name == "auto" && cfg.package.withOpenvino or false)
+    || reranksWithTorch name;
 
   # Exceptions from the hardening of single services; the reasons are in hardening.nix.
   exceptionsOf =
@@ -34,7 +45,10 @@ let
     }
     .${name} or [ ];
   usesGpu =
-    name: name == "embeddings" && encoder name == "torch" && (pkgs.config.cudaSupport or false);
+    name:
+    name == "embeddings"
+    && (encoder name == "torch" || reranksWithTorch name)
+    && (pkgs.config.cudaSupport or false);
 
   # Sockets that it may connect to: those of services that list it as a client, those of the parts
   # that it needs, and those that every service may use.

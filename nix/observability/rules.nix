@@ -145,6 +145,34 @@ in
         summary = "The encoder fails";
         description = "{{ $value | humanize }} forward passes failed in ten minutes; their texts were answered with an error.";
       };
+      AistackIndexDrift = {
+        expr = "sum by (service) (aistack_aidb_index_drift) > 0";
+        for = "35m";
+        severity = "warning";
+        summary = "Qdrant does not stay what PostgreSQL says";
+        description = "Four comparisons in a row have found and mended points of Qdrant, {{ $value | humanize }} of them in the last: something else writes to it, or it loses what it acknowledged.";
+      };
+      AistackIndexStuck = {
+        expr = ''
+          sum by (service) (aistack_aidb_index_open_changes) > 0
+          unless sum by (service) (increase(aistack_aidb_index_changes_total{outcome="done"}[15m])) > 0
+        '';
+        for = "15m";
+        severity = "warning";
+        summary = "Changes do not reach Qdrant";
+        description = "For half an hour Qdrant has been told of no change, and some wait. Searches are right meanwhile, and slower.";
+      };
+      AistackSearchWithoutQdrant = {
+        expr = ''
+          sum by (service) (increase(aistack_aidb_dense_searches_total{outcome=~"away|lost|incomplete"}[15m])) > 5
+          and sum by (service) (increase(aistack_aidb_dense_searches_total{outcome=~"away|lost|incomplete"}[15m]))
+          / sum by (service) (increase(aistack_aidb_dense_searches_total[15m])) > 0.1
+        '';
+        for = "10m";
+        severity = "warning";
+        summary = "pgvector answers what Qdrant should";
+        description = "{{ $value | humanize }} dense searches of 15 minutes were answered by pgvector because Qdrant was away, had lost the collection or gave what does not stand.";
+      };
       AistackLlamaDown = {
         expr = ''up{job="aistack-llama"} == 0'';
         for = "5m";

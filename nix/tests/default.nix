@@ -49,6 +49,7 @@ let
     "tls-acme"
     "backup-restore"
     "three-machines"
+    "qdrant"
   ] (name: pkgs.testers.runNixOSTest (import (./. + "/${name}.nix") arguments));
 
   arguments = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,16 +21,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from aistack.config_section import Section
+from aistack.config_vectors import VectorsConfig
 from aistack.service.errors import StartError
 from aistack.service.private_files import read_secret
 
 ENV_PREFIX = "AISTACK__"
-
-
-class Section(BaseModel):
-    """A group of keys; unknown ones are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Log(Section):
@@ -191,6 +187,23 @@ class EmbeddingsConfig(Section):
         Path("/var/lib/aistack/embeddings"), description="where the made graph is kept"
     )
     cache_seconds: int = Field(604_800, ge=0, description="life of a cached vector; 0 is off")
+    rerank_model: Path | None = Field(
+        None,
+        description="directory of a cross-encoder with one label, for `/v1/rerank`; without it the"
+        " route answers 501",
+    )
+    rerank_revision: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 that the cross-encoder's weights must have; another one ends the"
+        " start",
+    )
+    rerank_encoder: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="`onnx` takes BERT cross-encoders and a CPU, `torch` any and the first GPU;"
+        " `auto` is `torch` where there is a GPU or the model is no BERT, else `onnx`",
+    )
+    rerank_documents: int = Field(256, ge=1, description="documents of one request to `/v1/rerank`")
 
 
 class AidbConfig(Section):
@@ -207,11 +220,11 @@ class AidbConfig(Section):
         None, description="directory with the model's tokenizer; as embeddings.model"
     )
     workers: int = Field(
-        4,
+        16,
         ge=1,
-        le=32,
-        description="ingestion jobs at once; two of them are parsed at a time, so that the others"
-        " keep the embeddings service busy",
+        le=64,
+        description="documents that are ingested at once, so that their texts keep the embeddings"
+        " service busy; two of them are parsed at a time, and four are of more than 1 MiB",
     )
     dense_exact_below: int = Field(
         10_000, ge=0, description="chunks; from there on an HNSW index is built, and answers"
@@ -249,7 +262,17 @@ class AidbConfig(Section):
     collapse: Literal["off", "exact", "near"] = Field(
         "exact", description="chunks that say the same as a better hit: shown, or only counted"
     )
+    rerank: bool = Field(
+        False,
+        description="whether the best hits of a search are reranked that does not say so itself;"
+        " needs embeddings.rerank_model",
+    )
     cache_seconds: int = Field(3600, ge=0, description="life of a cached search; 0 is off")
+    cache_results: int = Field(
+        10_000,
+        ge=0,
+        description="cached searches that are kept, the newest; one of ten hits is about 10 KiB",
+    )
 
 
 class CoordinatorConfig(Section):
@@ -286,6 +309,7 @@ class Config(BaseSettings):
     llama: LlamaConfig = LlamaConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     aidb: AidbConfig = AidbConfig()
+    vectors: VectorsConfig = VectorsConfig()
     coordinator: CoordinatorConfig = CoordinatorConfig()
 
     @classmethod

@@ -94,11 +94,7 @@ class ModelFiles:
 
     def weights_digest(self) -> str:
         """SHA-256 of the weights; reads the whole file. Raises StartError."""
-        try:
-            with self.weights.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise _unreadable(self.weights, error) from error
+        return weights_digest(self.weights)
 
 
 def find_model(directory: Path | None) -> ModelFiles:
@@ -110,32 +106,32 @@ def find_model(directory: Path | None) -> ModelFiles:
             f"embeddings.model: {directory} is not a directory: name the directory that holds the"
             " model's config.json, or leave the key out to use the packaged model"
         )
-    return read_model(directory, _slug(directory.resolve().name))
+    return read_model(directory, slug(directory.resolve().name))
 
 
 def read_model(directory: Path, name: str) -> ModelFiles:
     """Read and check a model directory. Raises StartError with one line that names the file."""
     config_path = directory / "config.json"
-    architecture = _read_json(config_path)
+    architecture = read_json(config_path)
     weights = directory / "model.safetensors"
     shapes = tensor_shapes(weights)
     tokenizer = directory / "tokenizer.json"
-    tokenizer_json = _read_json(tokenizer)
+    tokenizer_json = read_json(tokenizer)
     if "model" not in tokenizer_json:
-        raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {_MEND}")
+        raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {mend(OPTION)}")
     pooling, pooled = _read_pooling(directory)
-    dimension = _integer(architecture, "hidden_size", config_path)
-    positions = _integer(architecture, "max_position_embeddings", config_path)
-    vocabulary = _integer(architecture, "vocab_size", config_path)
+    dimension = positive(architecture, "hidden_size", config_path)
+    positions = positive(architecture, "max_position_embeddings", config_path)
+    vocabulary = positive(architecture, "vocab_size", config_path)
     words = next((shape for key, shape in shapes.items() if key.endswith(WORDS)), None)
     if words is not None and words != (vocabulary, dimension):
         raise StartError(
             f"{weights}: the word embeddings are {words}, config.json says"
-            f" {(vocabulary, dimension)}: {_MEND}"
+            f" {(vocabulary, dimension)}: {mend(OPTION)}"
         )
     max_tokens = min(_max_tokens(directory, positions), positions)
     more_path = directory / "config_sentence_transformers.json"
-    more = _read_json(more_path) if more_path.exists() else {}
+    more = read_json(more_path) if more_path.exists() else {}
     described = [architecture, tokenizer_json, pooling, max_tokens]
     settings = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return ModelFiles(
@@ -156,19 +152,25 @@ def read_model(directory: Path, name: str) -> ModelFiles:
 #: The tensor whose shape must agree with config.json, under whatever prefix the file uses.
 WORDS = "embeddings.word_embeddings.weight"
 
-_MEND = "fetch the model again, or point embeddings.model at a whole copy"
+#: The option that names the model's directory, for the words of an error.
+OPTION = "embeddings.model"
 
 
-def tensor_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+def mend(option: str) -> str:
+    """What to do about a damaged model."""
+    return f"fetch the model again, or point {option} at a whole copy"
+
+
+def tensor_shapes(weights: Path, *, option: str = OPTION) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor; the header and the length are checked. Raises StartError."""
     try:
         # Opening parses the header and compares its offsets with the length of the file.
         with safe_open(weights, framework="numpy") as tensors:
             return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118 -- not a mapping
     except SafetensorError as error:
-        raise StartError(f"{weights}: damaged ({error}): {_MEND}") from error
+        raise StartError(f"{weights}: damaged ({error}): {mend(option)}") from error
     except OSError as error:
-        raise _unreadable(weights, error) from error
+        raise _unreadable(weights, error, option) from error
 
 
 def _packaged_directory() -> Path:
@@ -188,7 +190,7 @@ def _packaged_directory() -> Path:
 def _read_pooling(directory: Path) -> tuple[Pooling, bool]:
     """The pooling, and whether it takes the tokens of a prompt in."""
     # A Normalize module may be there or not: every engine gives unit length in any case.
-    modules = _read_json(directory / "modules.json", kind=list)
+    modules = read_json(directory / "modules.json", kind=list)
     kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: module for module in modules}
     unknown = sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize"})
     if unknown or "Pooling" not in kinds:
@@ -198,7 +200,7 @@ def _read_pooling(directory: Path) -> tuple[Pooling, bool]:
             " Transformer, Pooling and Normalize"
         )
     path = directory / str(kinds["Pooling"].get("path", "1_Pooling")) / "config.json"
-    config = _read_json(path)
+    config = read_json(path)
     pooled = bool(config.get("include_prompt", True))
     if isinstance(mode := config.get("pooling_mode"), str):
         chosen = [mode]
@@ -217,32 +219,44 @@ def _max_tokens(directory: Path, positions: int) -> int:
     path = directory / "sentence_bert_config.json"
     if not path.exists():
         return positions
-    return _integer(_read_json(path), "max_seq_length", path)
+    return positive(read_json(path), "max_seq_length", path)
 
 
-def _read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type = dict, *, option: str = OPTION) -> Any:
+    """The value in a file of a model, which is a `kind`. Raises StartError."""
     try:
         value = orjson.loads(path.read_bytes())
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, option) from error
     except orjson.JSONDecodeError as error:
-        raise StartError(f"{path}: damaged (not JSON: {error}): {_MEND}") from error
+        raise StartError(f"{path}: damaged (not JSON: {error}): {mend(option)}") from error
     if not isinstance(value, kind):
-        raise StartError(f"{path}: damaged (a {kind.__name__} is wanted): {_MEND}")
+        raise StartError(f"{path}: damaged (a {kind.__name__} is wanted): {mend(option)}")
     return value
 
 
-def _integer(table: Mapping[str, Any], key: str, path: Path) -> int:
+def positive(table: Mapping[str, Any], key: str, path: Path, *, option: str = OPTION) -> int:
+    """The positive integer `key` of the `table` that is in `path`. Raises StartError."""
     value = table.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StartError(f"{path}: {key} must be a positive integer, not {value!r}: {_MEND}")
+        raise StartError(f"{path}: {key} must be a positive integer, not {value!r}: {mend(option)}")
     return value
 
 
-def _unreadable(path: Path, error: OSError) -> StartError:
+def weights_digest(weights: Path, *, option: str = OPTION) -> str:
+    """SHA-256 of the weights; reads the whole file. Raises StartError."""
+    try:
+        with weights.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(weights, error, option) from error
+
+
+def _unreadable(path: Path, error: OSError, option: str) -> StartError:
     reason = error.strerror or "it is missing"
-    return StartError(f"{path}: cannot be read ({reason}): {_MEND}")
+    return StartError(f"{path}: cannot be read ({reason}): {mend(option)}")
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """The name that a model goes by on the wire, from that of its directory."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-") or "model"

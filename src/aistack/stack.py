@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Need = Literal["required", "degrades"]
+#: An optional one is there where the configuration chooses it, and then degrades.
+Need = Literal["required", "degrades", "optional"]
 
 #: What services stand on and aistack does not write itself.
-INFRASTRUCTURE = frozenset({"postgres", "redis", "llama"})
+INFRASTRUCTURE = frozenset({"postgres", "redis", "llama", "qdrant"})
 
 
 class Limits(BaseModel):

@@ -68,6 +68,10 @@ def run(stack: RunningStack, name: str, source: str, operation: dict[str, Any]) 
         timeout=120,
         check=False,
     )
+    if name.startswith("POST /v1/vectors/"):
+        # The engine of this stack is pgvector, as it is by default.
+        assert json.loads(done.stdout)["status"] == 409, f"{name}: {done.stdout} {done.stderr}"
+        return
     assert done.returncode == 0, f"{name}: {done.stdout} {done.stderr}"
     if "204" not in operation["responses"]:
         json.loads(done.stdout.strip().splitlines()[-1])

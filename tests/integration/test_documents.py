@@ -52,6 +52,17 @@ def test_the_same_upload_again_is_no_work(aidb: AidbProcess) -> None:
     assert again.json() == first
 
 
+def test_large_numbers_of_metadata_come_back_as_they_were(aidb: AidbProcess) -> None:
+    # PostgreSQL writes 1e300 with 301 digits.
+    given = {"large": 1e300, "mask": 2**63, "small": -(2**63), "year": 2026}
+    text = "Words that carry large numbers."
+    assert upload(aidb, text, "large-numbers", metadata=given)["metadata"] == given
+    with aidb.client() as client:
+        answer = client.post("/v1/search", json={"query": text})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["hits"][0]["metadata"] == given
+
+
 def test_changed_metadata_is_kept_without_embedding_again(aidb: AidbProcess) -> None:
     first = upload(aidb, "Words with an attribute.", "attributed", metadata={"a": 1})
     chunks = aidb.rows("SELECT id FROM chunks WHERE document_id = %s", first["id"])

@@ -26,7 +26,7 @@ async def test_cranfield(
     collection = read(shared_data / "cranfield")
     assert len(collection.queries) == 225
     name = await asyncio.to_thread(postgres_server.create, migrated_template)
-    async with open_bench(postgres_server, name, local_encoder, "unix:///nowhere") as made:
+    async with open_bench(postgres_server, name, local_encoder) as made:
         await quality.fill(made.corpus, collection)
         result = await quality.measure(made.corpus, collection, AidbConfig())
     await asyncio.to_thread(postgres_server.drop, name)

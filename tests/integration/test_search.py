@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aistack.aidb import search_state
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25, idf, weight
+from aistack.aidb.search_cache import Look, SearchCache
 from aistack.aidb.search_model import SearchRequest
 from aistack.service.context import deadline
 from aistack.service.errors import NotFound, Overloaded, Unavailable, Unprocessable
 from bench.corpus import Source
-from fix_search import LAKES, Bench, named, sources
+from fix_search import FILTERS, LAKES, Bench, named, sources
 
 
 async def test_each_leg_finds_what_it_is_for(bench: Bench) -> None:
@@ -75,30 +75,6 @@ async def test_the_cosine_is_that_of_the_vectors_and_bm25_that_of_the_formula(
             if term in held
         )
         assert (lexical.score if lexical else 0.0) == pytest.approx(expected, abs=2e-6)
-
-
-FILTERS: list[tuple[dict[str, Any], set[str]]] = [
-    ({"year": {"eq": 2020}}, {"tarn.md"}),
-    ({"year": {"eq": "2020"}}, set()),
-    ({"year": {"gte": 2024}}, {"fell.txt", "nginx.md"}),
-    ({"year": {"gt": 2024, "lt": 2025}}, {"nginx.md"}),
-    ({"year": {"lte": "older"}}, {"keys.txt"}),
-    ({"tags": {"eq": "hills"}}, {"tarn.md", "fell.txt"}),
-    ({"tags": {"in": ["water", "none"]}}, {"tarn.md"}),
-    ({"open": {"eq": True}}, {"tarn.md"}),
-    ({"open": {"eq": 1}}, set()),
-    ({"author": {"exists": True}}, {"tarn.md", "nginx.md"}),
-    ({"author": {"exists": False}}, {"fell.txt", "keys.txt"}),
-    ({"author": {"eq": "Ann"}, "year": {"lt": 2021}}, {"tarn.md"}),
-    ({"absent": {"exists": False}}, {"tarn.md", "fell.txt", "nginx.md", "keys.txt"}),
-    ({'o\'dd "key" $ %s {}': {"exists": True}}, set()),
-    ({"source": {"in": ["fell.txt", "keys.txt"]}}, {"fell.txt", "keys.txt"}),
-    ({"source": {"gte": "keys", "lt": "o"}}, {"keys.txt", "nginx.md"}),
-    ({"title": {"eq": "Web server"}}, {"nginx.md"}),
-    ({"title": {"eq": "Tarns"}}, {"tarn.md"}),
-    ({"content_type": {"eq": "text/markdown"}}, {"tarn.md", "nginx.md"}),
-    ({"content_type": {"exists": False}}, set()),
-]
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -225,15 +201,15 @@ async def test_the_first_document_may_come_between_the_look_and_the_search(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.corpus.add(LAKES)
-    look, calls = search_state.look, bench.encoder.calls
+    look, calls = SearchCache.look, bench.encoder.calls
 
-    async def empty_at_first(*arguments: Any) -> tuple[search_state.Stamp, int] | None:
+    async def empty_at_first(cache: SearchCache, key: bytes, collection: str) -> Look:
         monkeypatch.undo()
-        found = await look(*arguments)
+        found = await look(cache, key, collection)
         assert found is not None
-        return found[0]._replace(epoch=-1), 0
+        return found._replace(stamp=found.stamp._replace(epoch=-1), chunks=0)
 
-    monkeypatch.setattr(search_state, "look", empty_at_first)
+    monkeypatch.setattr(SearchCache, "look", empty_at_first)
     found = await bench.search("how often must passwords be changed?")
     assert sources(found)[0] == "keys.txt"
     assert found.degraded == ()

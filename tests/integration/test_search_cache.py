@@ -1,4 +1,4 @@
-"""The search cache: what a hit costs, that nothing stale is served, that Redis may be down."""
+"""The search cache: what a hit costs, that nothing stale is served, and how little is kept."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from prometheus_client import REGISTRY
 
 from aistack.aidb.accept import accept
 from aistack.aidb.documents import Document, checked_upload
-from aistack.aidb.ingest import Ingestion, Vectors
+from aistack.aidb.ingest import Ingestion
 from aistack.aidb.jobs import Queue
-from aistack.aidb.search_cache import SearchCache
+from aistack.aidb.search_cache import SearchCache, forget
 from aistack.aidb.search_model import Answer, SearchRequest, SearchResult
 from aistack.aidb.search_schemas import SearchOut
+from aistack.aidb.vectors import Vectors
+from aistack.clients.postgres import Postgres
+from aistack.config import AidbConfig
+from aistack.service.errors import Unavailable
 from bench.corpus import Source
-from fix_embeddings import ValkeyProcess
 from fix_postgres import PostgresServer
 from fix_search import LAKES, Bench, sources
 
@@ -176,15 +179,16 @@ async def test_equal_searches_at_the_same_time_are_one(
 async def test_what_is_stored_of_a_collection_can_be_forgotten(bench: Bench) -> None:
     await bench.corpus.add(LAKES)
     await bench.corpus.add(LAKES, "other")
-    cache = SearchCache(bench.redis, seconds=60, settings="x")
     for query in ("small lake", "high hill"):
         await bench.search(query)
         await bench.search(query, collection="other")
     [(collection_id,)] = bench.rows("SELECT id FROM collections WHERE name = 'default'")
-    await cache.forget(collection_id)
-    left = await bench.redis._client.keys("aidb:search:*")
-    assert len([key for key in left if b":other:" in key]) == 2
-    assert [key for key in left if b":default:" in key] == []
+    async with bench.corpus.postgres.connection("test") as connection:
+        await forget(connection, collection_id)
+    left = bench.rows(
+        "SELECT collection_id = %s, count(*) FROM search_results GROUP BY 1", collection_id
+    )
+    assert left == [(False, 2)]
     assert not (await bench.search("small lake")).cached
     assert (await bench.search("small lake", collection="other")).cached
 
@@ -236,16 +240,67 @@ async def test_a_replacement_is_seen_whole_or_not_at_all(bench: Bench) -> None:
     assert await seen() == {"blue": ["A large lake."]}
 
 
-async def test_without_redis_search_goes_on(bench: Bench, valkey: ValkeyProcess) -> None:
+async def test_a_result_that_cannot_be_kept_is_answered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bench.corpus.add(LAKES)
-    await bench.search("small lake")
-    valkey.stop()
-    for _ in range(6):
+    await bench.search("high hill")
+    row = Postgres.row
+
+    async def away(self: Postgres, operation: str, *rest: Any) -> tuple[Any, ...] | None:
+        if operation == "search.keep":
+            raise Unavailable("postgres is not available right now.")
+        return await row(self, operation, *rest)
+
+    monkeypatch.setattr(Postgres, "row", away)
+    for _ in range(2):
         found = await bench.search("small lake")
         assert not found.cached
         assert sources(found)[0] == "tarn.md"
-    assert looks("away") > 0
-    await SearchCache(bench.redis, seconds=60, settings="x").forget(1)
+    assert (await bench.search("high hill")).cached
+
+
+async def test_a_cached_search_lives_for_its_time(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    bench.rows("UPDATE search_results SET made_at = now() - interval '59 s' RETURNING 1")
+    lives = {"cache_seconds": 60}
+    assert (await bench.search("small lake", settings=lives)).cached
+    bench.rows("UPDATE search_results SET made_at = now() - interval '61 s' RETURNING 1")
+    assert not (await bench.search("small lake", settings=lives)).cached
+    assert (await bench.search("small lake", settings=lives)).cached
+
+
+async def test_only_what_can_be_served_is_kept_and_the_newest_of_it(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.corpus.add(LAKES, "other")
+    asked = ["one", "two", "three", "four"]
+    for query in asked:
+        await bench.search(query)
+    await bench.search("small lake", collection="other")
+    bench.rows(
+        "UPDATE search_results SET made_at = made_at - interval '1 h' WHERE key ="
+        " (SELECT key FROM search_results ORDER BY made_at LIMIT 1) RETURNING 1"
+    )
+    await bench.corpus.add([Source("new.txt", "A small lake.")], "other")
+    cache = SearchCache(bench.corpus.postgres, AidbConfig(cache_seconds=1800, cache_results=3))
+    # The three newest of the five, one of which is out of date.
+    assert not await cache.prune()
+    assert bench.rows("SELECT count(*) FROM search_results") == [(2,)]
+    assert [(await bench.search(query)).cached for query in asked] == [False, False, True, True]
+
+
+async def test_what_went_out_of_date_is_not_kept(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    cache = SearchCache(bench.corpus.postgres, AidbConfig())
+    request = SearchRequest("small lake", "default")
+    looked = await cache.look(cache.key(request), "default")
+    assert looked is not None
+    assert looked.wire is not None
+    await bench.corpus.add([Source("new.txt", "A small lake.")])
+    await cache.put(b"k" * 32, looked.stamp, looked.wire)
+    assert bench.rows("SELECT count(*) FROM search_results WHERE key = %s", b"k" * 32) == [(0,)]
 
 
 async def test_a_restart_of_the_database_costs_no_cached_search(
@@ -259,15 +314,6 @@ async def test_a_restart_of_the_database_costs_no_cached_search(
             [psycopg.conninfo.conninfo_to_dict(bench.dsn)["dbname"]],
         ).fetchall()
     assert gone
-    assert (await bench.search("small lake")).cached
-
-
-async def test_what_cannot_be_read_is_a_miss(bench: Bench) -> None:
-    await bench.corpus.add(LAKES)
-    await bench.search("small lake")
-    for key in await bench.redis._client.keys("aidb:search:*"):
-        await bench.redis.set(key, b"\xff not json", seconds=60)
-    assert not (await bench.search("small lake")).cached
     assert (await bench.search("small lake")).cached
 
 
@@ -285,7 +331,7 @@ async def test_the_bytes_of_a_cached_search_are_those_of_the_first(bench: Bench)
 
 
 def test_a_result_comes_back_as_it_was_stored() -> None:
-    result = SearchResult("q", "hybrid", "default", 3, 0, None, (), None, ("dense",))
+    result = SearchResult("q", "hybrid", "default", 3, 0, None, (), None, degraded=("dense",))
     whole = replace_dataclass(result, cached=True, took_ms=1.5)
     assert SearchResult.load(Answer(result.wire(), cached=True, seconds=0.0015).body()) == whole
     one = SearchRequest("q", "a", limit=5).canonical()

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from aistack.aidb import vector_index
 from aistack.aidb.vector_index import BUILDS, PROGRESS, IndexState, VectorIndexes, index_state
 from aistack.clients.postgres import Postgres
-from fix_vectors import Store, database_config, unit_vectors, until
+from fix_vectors import Store, database_config, unit_vectors
+from fix_wait import until
 
 
 async def state(store: Store) -> IndexState:

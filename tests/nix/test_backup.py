@@ -42,6 +42,7 @@ def test_a_backup_says_what_is_in_it_and_is_readable_by_root_alone(machine: Mach
     assert manifest["database"]["tables"]["public.collections"] == 1
     assert manifest["database"]["tables"]["public.vectors"] == 2
     assert manifest["database"]["revision"] == migrations.HEAD
+    assert "public.search_results" not in manifest["database"]["tables"]
     assert manifest["database"]["extensions"].keys() >= {"vector"}
     assert manifest["facts"]["models"] == {"chat": {"hash": "sha256-x"}}
     assert manifest["absent"] == ["absent"]

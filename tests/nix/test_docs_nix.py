@@ -19,7 +19,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Of pages that configure a host: the blocks that set something of the stack.
 CONFIGURING = [
     ROOT / "README.md",
-    *(ROOT / f"docs/{name}.md" for name in ("install-nixos", "nixos-settings", "operations")),
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in ("install-nixos", "nixos-settings", "operations", "qdrant")
+    ),
 ]
 
 

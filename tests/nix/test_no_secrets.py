@@ -74,6 +74,7 @@ EVERYTHING_HERE = """{
       enable = true;
       apiKeyFile = "@qdrant.apiKeyFile@";
     };
+    vectors.engine = "qdrant";
     openWebui = {
       enable = true;
       hostName = "chat.example.org";
@@ -151,6 +152,9 @@ SLIPPED = {
         'alertmanager.receivers.ntfy = [ { url = "https://me:@@h.example.org/topic"; } ];'
     ),
     "qdrant.settings": 'qdrant = { enable = true; settings.service.api_key = "@"; };',
+    "qdrant.url": (
+        'qdrant = { url = "https://me:@@h.example.org"; apiKeyFile = "/run/secrets/q"; };'
+    ),
     "settings with an API key": 'settings.coordinator.collection = "ais_0123abcd_@";',
 }
 #: Options that hold an address of something, and no password can be part of it.

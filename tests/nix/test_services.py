@@ -82,6 +82,7 @@ def test_service_starts_after_what_it_needs(
         "postgres": {"postgresql.target", "aistack-migrate.service"},
         "redis": {"redis-aistack.service"},
         "llama": set(),
+        "qdrant": set(),  # nothing here: tests/nix/test_vectors.py
         **{name: {f"aistack-{name}.socket"} for name in SERVICES},
     }
     for need in entry.needs:
@@ -163,6 +164,21 @@ def test_settings_of_the_service_win_over_the_shared_ones(nix_tool: Nix) -> None
     assert settings(nix_tool, "embeddings", module)["log"]["level"] == "warning"
 
 
+def test_a_reranking_model_reaches_the_service_that_has_it(nix_tool: Nix, tmp_path: Path) -> None:
+    assert "rerank_model" not in settings(nix_tool, "embeddings")["embeddings"]
+    module = '{ services.aistack.rerankModel = "/var/lib/models/judge"; }'
+    made = settings(nix_tool, "embeddings", module)
+    path = tmp_path / "service.json"
+    path.write_text(json.dumps(made))
+    assert load_config(path).embeddings.rerank_model == Path("/var/lib/models/judge")
+    always = (
+        '{ services.aistack = { rerankModel = "/var/lib/models/judge";'
+        " settings.aidb.rerank = true; }; }"
+    )
+    assert failures(nix_tool, always) == []
+    assert settings(nix_tool, "aidb", always)["aidb"]["rerank"] is True
+
+
 def test_a_misspelt_setting_fails_the_build(nix_tool: Nix, tmp_path: Path) -> None:
     """The build runs `aistack config check` on each file; this is what that says."""
     module = "{ services.aistack.settings.aidb.chunk_tokes = 100; }"
@@ -241,6 +257,31 @@ def test_only_engines_that_compile_may_map_code(
     unit = 'systemd.services."aistack-{}".serviceConfig'
     assert ask(nix_tool, unit.format("embeddings"), host)["MemoryDenyWriteExecute"] is not may
     assert ask(nix_tool, unit.format("aidb"), host)["MemoryDenyWriteExecute"] is True
+
+
+@pytest.mark.parametrize(
+    ("said", "package", "may"),
+    [
+        ('rerankModel = "/srv/judge";', "{ }", False),
+        ('rerankModel = "/srv/judge";', "{ withTorch = true; }", True),
+        ("", "{ withTorch = true; }", False),
+        (
+            'rerankModel = "/srv/judge"; settings.embeddings.rerank_encoder = "onnx";',
+            "{ withTorch = true; }",
+            False,
+        ),
+    ],
+)
+def test_a_reranker_in_torch_may_map_code(
+    nix_tool: Nix, said: str, package: str, may: bool
+) -> None:
+    host = (
+        "{ options, ... }: { services.aistack = {"
+        f" package = options.services.aistack.package.default.override {package}; {said}"
+        ' settings.embeddings.encoder = "onnx"; }; }'
+    )
+    unit = 'systemd.services."aistack-embeddings".serviceConfig'
+    assert ask(nix_tool, unit, host)["MemoryDenyWriteExecute"] is not may
 
 
 def sixth(tool: Nix, attribute: str) -> Any:

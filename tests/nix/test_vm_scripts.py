@@ -33,6 +33,7 @@ TESTS = {
     "tls-acme",
     "backup-restore",
     "three-machines",
+    "qdrant",
 }
 
 

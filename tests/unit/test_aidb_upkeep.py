@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg
@@ -16,17 +15,12 @@ from aistack.aidb.parts import Parts
 from aistack.aidb.upkeep import Loop
 from aistack.config import Config
 from aistack.service.errors import Unavailable
+from fix_wait import until
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "BEAT_SECONDS", 0.01)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 class Turns:
@@ -147,7 +141,8 @@ async def test_every_loop_is_among_the_heartbeats_of_the_service() -> None:
         "follow_model",
         "prune",
         "vector_index",
+        "search_cache",
     }
     assert len(parts.heartbeats) == 1 + len(parts.upkeep.loops)
-    assert [beat() for beat in parts.heartbeats] == [0] * 5
+    assert [beat() for beat in parts.heartbeats] == [0] * len(parts.heartbeats)
     await parts.stop()

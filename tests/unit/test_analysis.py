@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aistack.aidb.analysis import ANALYZER_VERSION, MAX_TERM_CHARS, analyze
+from aistack.aidb.analysis import (
+    ANALYZER_VERSION,
+    LANGUAGES,
+    MAX_TERM_CHARS,
+    analyze,
+    analyzer_version,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,34 @@ def test_an_identifier_is_found_whole_and_by_each_of_its_parts() -> None:
     for query in ("services.nginx.enableACME", "nginx", "services", "enable", "acme", "enableacme"):
         assert set(analyze(query)) & stored, query
     assert "services.nginx.enableacme" in analyze("SERVICES.NGINX.enableACME")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_identifiers_are_found_in_every_language(language: str) -> None:
+    stored = set(analyze("Set services.nginx.enableACME, foo_bar and x86_64-linux.", language))
+    for query in ("services.nginx.enableACME", "nginx", "enableacme", "enable", "foo_bar", "bar"):
+        assert set(analyze(query, language)) & stored, query
+    assert {"services.nginx.enableacme", "foo_bar", "x86_64-linux"} <= stored
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "terms"),
+    [
+        ("german", "Die Häuser des Bürgermeisters", ["die", "haus", "des", "burgermeist"]),
+        ("german", "haeuser Straßen STRASSE", ["haus", "strass", "strass"]),
+        ("french", "les élèves eleves", ["le", "elev", "elev"]),
+        ("none", "The flying Häuser", ["the", "flying", "hauser"]),
+        ("none", "検索エンジン", ["検索", "索エ", "エン", "ンジ", "ジン"]),
+    ],
+)
+def test_words_are_stemmed_in_their_language(language: str, text: str, terms: list[str]) -> None:
+    assert analyze(text, language) == terms
+
+
+def test_each_language_has_an_identity_of_its_own() -> None:
+    versions = {analyzer_version(language) for language in LANGUAGES}
+    assert len(versions) == len(LANGUAGES)
+    assert analyzer_version("english") == ANALYZER_VERSION
 
 
 def test_what_is_too_long_is_cut_the_same_way_on_both_sides() -> None:

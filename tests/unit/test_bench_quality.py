@@ -12,7 +12,8 @@ from bench.cranfield import Cranfield
 from bench.embeddings.bars import Figure
 from bench.retrieval import __main__ as program
 from bench.retrieval import quality
-from bench.retrieval.quality import PEER, Quality, figures, table
+from bench.retrieval.quality import PEER, RERANKED, Quality, figures, table
+from bench.retrieval.reranker import VARIABLE, named
 
 GOOD, BAD = ["a", "x"], ["x", "a"]
 
@@ -68,9 +69,33 @@ def test_a_leg_under_its_recorded_mean_less_its_interval_misses_its_bar() -> Non
 
 def test_the_table_says_that_there_is_no_model_to_rerank_with() -> None:
     lines = table(measured(hybrid=BAD)).splitlines()
-    assert "+ rerank    not measured: no reranking model is installed" in lines
+    assert "+ rerank    not measured: AISTACK_RERANK_MODEL names no reranking model" in lines
     assert lines[0].endswith("20 even queries (95 % intervals)")
     assert lines[-1].startswith("hybrid - lexical, nDCG@10, paired: -0.369")
+
+
+def test_what_was_reranked_is_a_row_like_the_others() -> None:
+    plain = measured()
+    rankings = {**plain.rankings, RERANKED: plain.rankings["hybrid"]}
+    lines = table(Quality(plain.collection, 2, rankings)).splitlines()
+    (row,) = [line for line in lines if line.startswith("+ rerank")]
+    (fused,) = [line for line in lines if line.startswith("hybrid  ")]
+    assert row.removeprefix("+ rerank").split() == fused.removeprefix("hybrid").split()
+
+
+async def test_a_reranker_in_this_process_scores_as_the_service_does(
+    tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert named() is None
+    monkeypatch.setenv(VARIABLE, str(tiny_reranker))
+    judge = named()
+    assert judge is not None
+    documents = ["a tarn", "word " * 200, "tarns", "a tax form in three copies", "word " * 90]
+    scores = await judge.scores("a lake", documents)
+    alone = [(await judge.scores("a lake", [document]))[0] for document in documents]
+    assert scores == pytest.approx(alone, abs=1e-5)
+    assert len(set(scores)) == len(documents)
 
 
 @pytest.mark.parametrize(("value", "status"), [(0.1, 0), (0.0, 1), (float("nan"), 1)])

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from aistack.aidb import parsing
-from aistack.aidb.chunking import MAX_CHARS_PER_TOKEN, Chunk, Chunker
+from aistack.aidb.chunking import MAX_CHARS_PER_TOKEN, Chunker
 from aistack.models import ModelFiles, find_model
-
-
-@cache
-def chunker(max_tokens: int, overlap: int = 0, headings: bool = True) -> Chunker:
-    return Chunker(find_model(None).tokenizer, max_tokens, overlap, embed_headings=headings)
-
-
-@cache
-def plain_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(find_model(None).tokenizer))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+from fix_chunking import chunker, cut, plain_tokenizer, sentences
 
 
 @pytest.fixture(autouse=True)
 def _model(model_files: ModelFiles) -> None:
     """Skips the module where the model is not installed."""
-
-
-def cut(
-    text: str, kind: str = "text/markdown", max_tokens: int = 64, overlap: int = 0
-) -> list[Chunk]:
-    return chunker(max_tokens, overlap).chunk(parsing.parse(text.encode(), kind))
-
-
-def sentences(count: int, word: str = "mountain") -> str:
-    return " ".join(f"Sentence {n} about the {word} and its lakes." for n in range(count))
 
 
 words = st.sampled_from(

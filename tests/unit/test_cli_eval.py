@@ -81,6 +81,19 @@ def test_each_leg_and_both_are_scored_by_the_best_chunk(
     assert ended.json["fused_minus_best"]["best"] == "dense"
 
 
+def test_reranking_is_asked_for_in_every_search_and_kept_with_the_run(
+    edge: Edge, aistack: Cli, labels: Path, tmp_path: Path
+) -> None:
+    edge.answer = Shelf(ANSWERS)
+    out = tmp_path / "run.json"
+    ended = aistack("eval", "run", str(labels), "--rerank", "--out", str(out))
+    assert ended.code == 0
+    asked = [json.loads(r.content) for r in edge.requests if r.url.path == "/v1/search"]
+    assert asked
+    assert all(body["rerank"] is True for body in asked)
+    assert json.loads(out.read_text())["about"]["rerank"] is True
+
+
 def test_people_get_a_table_with_intervals(edge: Edge, aistack: Cli, labels: Path) -> None:
     edge.answer = Shelf(ANSWERS)
     ended = aistack("eval", "run", str(labels))

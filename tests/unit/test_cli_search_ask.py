@@ -77,6 +77,15 @@ def test_a_hit_in_plain_text(edge: Edge, aistack: Cli) -> None:
     ]
 
 
+def test_reranking_is_asked_for_and_shown(edge: Edge, aistack: Cli) -> None:
+    legs = {**HIT["legs"], "rerank": {"rank": 1, "score": 0.93}}
+    edge.answer = lambda _: httpx.Response(200, json={**ANSWER, "hits": [{**HIT, "legs": legs}]})
+    assert "lexical –  rerank #1 0.930\n" in aistack("search", "tarn", "--rerank").out
+    aistack("search", "tarn", "--no-rerank")
+    aistack("search", "tarn")
+    assert [body.get("rerank") for body in edge.bodies()] == [True, False, None]
+
+
 def test_json_is_the_answer_itself(edge: Edge, aistack: Cli) -> None:
     edge.answer = lambda _: httpx.Response(200, json=ANSWER)
     assert aistack("search", "tarn", "--json").json == ANSWER

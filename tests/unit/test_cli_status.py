@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from aistack.cli.status import duration
+from aistack.cli.status import NeedReport, ServiceReport, as_needs, duration
 from aistack.dev.paths import run_directory
 from aistack.dev.preflight import LEAST_FREE_BYTES, check_data_directory, lock_data_directory
 from aistack.service.errors import StartError
@@ -300,3 +300,13 @@ def test_doctor_calls_a_disk_full_where_the_stack_does(
             check_data_directory(tmp_path)
     else:
         check_data_directory(tmp_path)
+
+
+def test_an_optional_server_is_shown_where_a_service_has_chosen_it() -> None:
+    postgres = NeedReport("postgres", True, True, "closed", None)
+    qdrant = NeedReport("qdrant", False, False, "open", "away")
+    without = as_needs([ServiceReport("aidb", "ready", needs=(postgres,))])
+    assert "qdrant" not in without
+    assert without["llama"].state == "unknown"
+    chosen = as_needs([ServiceReport("aidb", "degraded", needs=(postgres, qdrant))])
+    assert (chosen["postgres"].state, chosen["qdrant"].state) == ("up", "down")

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 
 from aistack.embeddings.cache import HEAD, Embedding, VectorCache, text_digest
 from aistack.models import EmbeddingSet
+from aistack.service.errors import Unavailable
 from fix_embeddings import MemoryStore
 
 SET = EmbeddingSet("m", "ab" * 32, "onnx", "fp32", 4, True)
@@ -100,3 +101,15 @@ async def test_store_that_is_away_costs_misses_and_one_line() -> None:
     assert [line["event"] for line in lines] == ["vector_cache_away", "vector_cache_back"]
     assert counted("aistack_embeddings_cache_total", "error") == before + 3
     assert counted("aistack_embeddings_cache_writes_total", "error") == written + 3
+
+
+async def test_what_is_forgotten_is_encoded_again_and_the_rest_is_not() -> None:
+    store = MemoryStore()
+    cache = make(store)
+    one, other = text_digest("one"), text_digest("other")
+    await cache.put({one: Embedding(UNIT, 5, False), other: Embedding(UNIT, 5, False)})
+    await cache.forget([one, text_digest("never seen")])
+    assert list(await cache.get([one, other])) == [other]
+    store.away = True
+    with pytest.raises(Unavailable):
+        await cache.forget([other])

@@ -22,7 +22,8 @@ from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.scheduler import Scheduler
 from aistack.models import EmbeddingSet
 from aistack.service.errors import Overloaded, Unavailable
-from fix_embeddings import MemoryStore, until
+from fix_embeddings import MemoryStore
+from fix_wait import until
 
 DEADLINE = 10.0
 

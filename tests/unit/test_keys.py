@@ -50,7 +50,7 @@ def test_first_start_makes_private_files_and_a_key_with_every_scope(paths: KeyPa
 def test_internal_key_carries_only_what_its_service_needs(paths: KeyPaths) -> None:
     principal = store_of(paths).verify(paths.internal_key_file("aidb").read_text())
     assert principal.internal
-    assert principal.scopes == frozenset({"embed", "models.read"})
+    assert principal.scopes == frozenset({"embed", "rerank", "models.read"})
     lonely = store_of(paths).verify(paths.internal_key_file("embeddings").read_text())
     assert lonely.scopes == frozenset()
 

@@ -16,8 +16,8 @@ from aistack.embeddings.encoder import EncoderError
 from aistack.embeddings.lanes import bind, bound, lane_count
 from aistack.embeddings.scheduler import Scheduler
 from aistack.service.errors import StartError, Unavailable
-from fix_embeddings import until
 from fix_scheduler import DEADLINE, Gate, MakeScheduler, submit_all, text
+from fix_wait import until
 
 STUCK = 50
 

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -16,8 +18,8 @@ from aistack.embeddings.cut import PADDING_SHARE, cut
 from aistack.embeddings.encoder import EncoderError
 from aistack.embeddings.scheduler import Pass, Reservation, Scheduler
 from aistack.service.errors import Overloaded, Unavailable
-from fix_embeddings import until
 from fix_scheduler import DEADLINE, Gate, MakeScheduler, hold, submit_all, text
+from fix_wait import until
 
 # -- cutting a batch ---------------------------------------------------------------------------
 
@@ -92,6 +94,29 @@ async def test_texts_of_several_requests_share_a_pass(make: MakeScheduler, gate:
     results = await asyncio.gather(first, *tasks)
     assert [r.vectors[0][0] for r in results[1:]] == [0, 1, 2, 3, 4, 5]
     assert gate.batches == [[1], [5] * 6]
+
+
+async def test_pass_wakes_the_event_loop_once(
+    make: MakeScheduler, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = await make()
+    first = await hold(gate, scheduler)
+    tasks = await submit_all(scheduler, [[text(5, mark=i)] for i in range(6)])
+    loop = asyncio.get_running_loop()
+    woken: list[str] = []
+    wake = loop.call_soon_threadsafe
+
+    def counted(callback: Callable[..., object], *arguments: Any, **options: Any) -> object:
+        woken.append(threading.current_thread().name)
+        return wake(callback, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    gate.open.set()
+    results = await asyncio.gather(first, *tasks)
+    assert gate.batches == [[1], [5] * 6]
+    # The held pass and the one of six.
+    assert woken.count("lane-0") == 2
+    assert [one.vectors[0][0] for one in results[1:]] == [0, 1, 2, 3, 4, 5]
 
 
 async def test_short_text_does_not_wait_for_a_bulk_of_long_ones(

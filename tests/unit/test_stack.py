@@ -18,6 +18,7 @@ def test_every_entry_has_its_package() -> None:
     ("path", "service"),
     [
         ("/v1/embeddings", "embeddings"),
+        ("/v1/rerank", "embeddings"),
         ("/v1/models", "coordinator"),
         ("/v1/models/local", "coordinator"),
         ("/v1/chat/completions", "coordinator"),
@@ -49,7 +50,7 @@ def test_segments_are_not_cut() -> None:
 
 def test_internal_keys_are_least_privilege() -> None:
     stack = load_stack()
-    assert "embed" in stack.internal_scopes("aidb")
+    assert {"embed", "rerank"} <= stack.internal_scopes("aidb")
     assert "search" in stack.internal_scopes("coordinator")
     assert "documents.write" not in stack.internal_scopes("coordinator")
     assert stack.internal_scopes("embeddings") == frozenset()

@@ -19,7 +19,8 @@ from aistack.dev.process import alive, launch_command
 from aistack.dev.program import Program
 from aistack.dev.unit import State
 from aistack.service.errors import StartError
-from fix_supervisor import SPEAKER, World, eventually, python, started
+from fix_supervisor import SPEAKER, World, python, started
+from fix_wait import until
 
 
 async def test_a_program_starts_only_after_what_it_needs_is_ready(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ async def test_a_program_starts_only_after_what_it_needs_is_ready(tmp_path: Path
         needs=frozenset({"first"}),
     )
     async with started(tmp_path, second, first) as world:
-        await eventually(lambda: bool(world.lines["second"]))
+        await until(lambda: bool(world.lines["second"]))
         assert world.lines["second"] == ["True"]
 
 
@@ -45,7 +46,7 @@ async def test_what_dies_is_started_again_and_said_so(tmp_path: Path) -> None:
         old = sleeper.pid
         assert old is not None
         os.kill(old, signal.SIGKILL)
-        await eventually(lambda: sleeper.pid not in (None, old) and sleeper.ready.is_set())
+        await until(lambda: sleeper.pid not in (None, old) and sleeper.ready.is_set())
         paused = [event for event in world.events if event.state is State.PAUSING]
         assert [event.bad for event in paused] == [True]
         assert "SIGKILL" in paused[0].words
@@ -70,7 +71,7 @@ time.sleep(0.6 if n == 5 else 60)
 
     async with started(tmp_path, python("flaky", code, probe=answers)) as world:
         flaky = world.unit("flaky")
-        await eventually(lambda: flaky.restarts == 5 and flaky.ready.is_set())
+        await until(lambda: flaky.restarts == 5 and flaky.ready.is_set())
         pauses = [
             event.words.rsplit("again in ")[1]
             for event in world.events
@@ -101,7 +102,7 @@ async def test_exit_code_78_after_the_first_start_is_tried_again(tmp_path: Path)
         service = world.unit("service")
         assert service.pid is not None
         os.kill(service.pid, signal.SIGKILL)
-        await eventually(lambda: service.restarts == 2 and service.ready.is_set())
+        await until(lambda: service.restarts == 2 and service.ready.is_set())
 
 
 async def test_a_silent_watchdog_is_aborted_and_started_again(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ time.sleep(60)
     async with started(tmp_path, program) as world:
         stuck = world.unit("stuck")
         began = time.monotonic()
-        await eventually(lambda: stuck.restarts == 1 and stuck.ready.is_set())
+        await until(lambda: stuck.restarts == 1 and stuck.ready.is_set())
         assert time.monotonic() - began > 0.5, "it was ended although it spoke"
         words = next(event.words for event in world.events if event.state is State.PAUSING)
         assert "watchdog" in words
@@ -160,7 +161,7 @@ time.sleep(60)
     try:
         parent = world.unit("parent")
         # Datagrams keep their order: when this one was heard, the forged one was too.
-        await eventually(lambda: parent.status == "mine")
+        await until(lambda: parent.status == "mine")
         done, _ = await asyncio.wait({starting}, timeout=0.3)
         assert not done, "a forged READY=1 was believed"
         go.touch()
@@ -200,7 +201,7 @@ while True:
             assert first == world.unit("server").pid
             os.kill(first, signal.SIGKILL)
             # Gone, or it may take the next connection with it.
-            await eventually(lambda: world.unit("server").pid != first)
+            await until(lambda: world.unit("server").pid != first)
             assert await ask() != first, "a client that came while it was down was refused"
 
 
@@ -272,7 +273,7 @@ async def test_a_second_request_kills_at_once(tmp_path: Path) -> None:
     pid = world.unit("deaf").pid
     assert pid is not None
     stopping = asyncio.create_task(world.supervisor.stop())
-    await eventually(lambda: world.unit("deaf").state is State.STOPPING)
+    await until(lambda: world.unit("deaf").state is State.STOPPING)
     world.supervisor.kill()
     await asyncio.wait_for(stopping, 5)
     assert not alive(pid)
@@ -283,7 +284,7 @@ async def test_stopping_while_starting_ends_the_start(tmp_path: Path) -> None:
     after = python("after", "pass", needs=frozenset({"never"}))
     world = World(tmp_path, never, after)
     starting = asyncio.create_task(world.supervisor.start())
-    await eventually(lambda: world.unit("never").pid is not None)
+    await until(lambda: world.unit("never").pid is not None)
     pid = world.unit("never").pid
     assert pid is not None
     await asyncio.wait_for(world.supervisor.stop(), 10)
@@ -312,7 +313,7 @@ async def test_a_program_that_is_not_there_ends_the_start(tmp_path: Path) -> Non
     missing = Program(name="missing", command=("/nonexistent/program",), notifies=True)
     world = World(tmp_path, missing)
     starting = asyncio.create_task(world.supervisor.start())
-    await eventually(lambda: world.unit("missing").restarts > 0)
+    await until(lambda: world.unit("missing").restarts > 0)
     assert any("cannot run /nonexistent/program" in event.words for event in world.events)
     await world.supervisor.stop()
     starting.cancel()

@@ -13,7 +13,8 @@ import pytest
 from aistack.dev.process import Child
 from aistack.dev.unit import State
 from aistack.service.errors import StartError
-from fix_supervisor import eventually, python, started
+from fix_supervisor import python, started
+from fix_wait import until
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -50,7 +51,7 @@ async def test_a_failing_step_after_the_first_readiness_is_tried_again(
         old = disky.pid
         assert old is not None
         os.kill(old, signal.SIGKILL)
-        await eventually(lambda: disky.restarts >= 2)
+        await until(lambda: disky.restarts >= 2)
         words = [event.words for event in world.events if event.state is State.PAUSING]
         assert "SIGKILL" in words[0]
         assert str(fault.args[-1]).rsplit(":")[0] in words[1]
@@ -58,7 +59,7 @@ async def test_a_failing_step_after_the_first_readiness_is_tried_again(
         assert not watching.done(), "one part ended the whole stack"
         assert world.unit("other").pid == other
         failing.error = None
-        await eventually(disky.ready.is_set)
+        await until(disky.ready.is_set)
         watching.cancel()
 
 
@@ -76,9 +77,9 @@ async def test_a_failing_fork_after_the_first_readiness_is_tried_again(
         with monkeypatch.context() as patched:
             patched.setattr(Child, "start", refuse)
             os.kill(poor.pid, signal.SIGKILL)
-            await eventually(lambda: poor.restarts == 2)
+            await until(lambda: poor.restarts == 2)
             assert not watching.done()
-        await eventually(poor.ready.is_set)
+        await until(poor.ready.is_set)
         words = [event.words for event in world.events if event.state is State.PAUSING]
         assert words[1].startswith("poor cannot be started: Resource temporarily unavailable")
         watching.cancel()

@@ -17,6 +17,7 @@ from aistack.aidb.store import (
     TRIES,
     deleted_again_and_again,
     enqueue,
+    enqueue_new,
     ensure_collection,
     enter_gate,
     get_collection,
@@ -56,7 +57,7 @@ async def accept(connection: Connection, queue: Queue, upload: Upload) -> Accept
     for _ in range(TRIES):
         collection_id = await _collection_id(connection, upload)
         if (made := await _create(connection, queue, collection_id, upload)) is not None:
-            return Accepted(await get_document(connection, made), "created")
+            return Accepted(made, "created")
         if (merged := await _merge(connection, queue, collection_id, upload)) is not None:
             return Accepted(await get_document(connection, merged[0]), merged[1])
     raise deleted_again_and_again()
@@ -64,16 +65,18 @@ async def accept(connection: Connection, queue: Queue, upload: Upload) -> Accept
 
 async def _create(
     connection: Connection, queue: Queue, collection_id: int, upload: Upload
-) -> UUID | None:
-    """A document for a new source; None where the source is known."""
+) -> Document | None:
+    """A document for a new source; None where the source is known, or the collection has gone."""
     document_id = uuid4()
     cursor = await connection.execute(
+        "WITH made AS ("
         "INSERT INTO documents (id, collection_id, source, title, content_type, sha256, byte_size,"
-        " metadata, key_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (collection_id, source) DO NOTHING",
+        " metadata, key_id) SELECT %s, id, %s, %s, %s, %s, %s, %s, %s"
+        " FROM collections WHERE id = %s"
+        " ON CONFLICT (collection_id, source) DO NOTHING RETURNING id)"
+        " INSERT INTO document_contents (document_id, content) SELECT id, %b FROM made",
         [
             document_id,
-            collection_id,
             upload.source,
             upload.title,
             upload.content_type,
@@ -81,13 +84,13 @@ async def _create(
             len(upload.content),
             Jsonb(dict(upload.metadata)),
             upload.key_id,
+            collection_id,
+            upload.content,
         ],
     )
     if cursor.rowcount == 0:
         return None
-    await _store_content(connection, document_id, upload.content)
-    await enqueue(connection, queue, document_id, 1)
-    return document_id
+    return await enqueue_new(connection, queue, document_id, 1)
 
 
 async def _merge(
@@ -220,21 +223,12 @@ async def _describe(
 async def _collection_id(connection: Connection, upload: Upload) -> int:
     """The collection, which nobody deletes until we commit. Raises NotFound."""
     for _ in range(TRIES):
-        query = "SELECT id FROM collections WHERE name = %s"
-        cursor = await connection.execute(query, [upload.collection])
-        row = await cursor.fetchone()
-        if row is not None:
-            identifier = int(row[0])
-        elif upload.collection == DEFAULT_COLLECTION:
-            made, _ = await ensure_collection(connection, upload.collection, key=upload.key_id)
-            identifier = made.id
-        else:
+        found = await enter_gate(connection, upload.collection)
+        if found is not None:
+            return found
+        if upload.collection != DEFAULT_COLLECTION:
             raise no_collection(upload.collection)
-        await enter_gate(connection, identifier)
-        # It may have been deleted while we waited.
-        cursor = await connection.execute("SELECT 1 FROM collections WHERE id = %s", [identifier])
-        if await cursor.fetchone() is not None:
-            return identifier
+        await ensure_collection(connection, upload.collection, key=upload.key_id)
     raise deleted_again_and_again()
 
 

@@ -1,21 +1,23 @@
 """Lexical analysis: text to the terms that BM25 counts, the same for chunks and for queries.
 
-Text is compatibility-normalised and case-folded, accents on Latin letters are dropped, English stop
-words are left out, the rest is stemmed (Snowball English). A compound such as
-`services.nginx.enable`, `foo_bar`, `nix-shell` or `CamelCase` gives one term for the whole and one
-for each part, so it is found by either. Runs of Chinese, Japanese and Korean letters, which have no
-spaces between words, give overlapping bigrams.
+Text is compatibility-normalised and case-folded, accents on Latin letters are dropped and words are
+stemmed by the Snowball stemmer of the collection's language; of English, stop words are left out. A
+compound such as `services.nginx.enable`, `foo_bar`, `nix-shell` or `CamelCase` gives one term for
+the whole and one for each part, so it is found by either, in every language. Runs of Chinese,
+Japanese and Korean letters, which have no spaces between words, give overlapping bigrams.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import re
 import threading
 import unicodedata
 from functools import lru_cache
 from typing import Final
 
+import snowballstemmer
 from snowballstemmer.english_stemmer import EnglishStemmer
 
 #: Raised whenever the rules below would give other terms for the same text.
@@ -23,6 +25,16 @@ _RULES: Final = 1
 
 #: Longer terms are cut here: they are hashes or encoded data, and a B-tree key is bounded.
 MAX_TERM_CHARS: Final = 64
+
+ENGLISH: Final = "english"
+#: Words as they are.
+NO_LANGUAGE: Final = "none"
+#: The languages a collection may have: those that the stemmer knows. It has older algorithms for
+#: English and Dutch as well, under the names of their author.
+LANGUAGES: Final = (
+    NO_LANGUAGE,
+    *(one for one in sorted(snowballstemmer.algorithms()) if not one.endswith("porter")),
+)
 
 # Lucene's English set, short on purpose: what is left out can never be found again.
 STOP_WORDS: Final = frozenset(
@@ -55,12 +67,15 @@ _stemmers = threading.local()
 
 
 @lru_cache(maxsize=65_536)
-def _stem(word: str) -> str:
+def _stem(word: str, language: str) -> str:
     # A stemmer keeps the word it works on in itself, so each thread has its own.
-    stemmer = getattr(_stemmers, "english", None)
+    stemmer = getattr(_stemmers, language, None)
     if stemmer is None:
-        stemmer = _stemmers.english = EnglishStemmer()
-    return str(stemmer.stemWord(word))
+        stemmer = EnglishStemmer() if language == ENGLISH else snowballstemmer.stemmer(language)
+        setattr(_stemmers, language, stemmer)
+    stem = str(stemmer.stemWord(word))
+    # Stemmers of other languages read their accents, which go with the ending.
+    return stem if language == ENGLISH else _fold(stem)
 
 
 def _fold(text: str) -> str:
@@ -70,39 +85,48 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", _LATIN_ACCENT.sub("", unicodedata.normalize("NFD", text)))
 
 
-def _word_terms(word: str, terms: list[str]) -> None:
+def _word_terms(word: str, terms: list[str], language: str) -> None:
     if not word.isascii() and _UNSPACED.search(word):
         position = 0
         for run in _UNSPACED.finditer(word):
             if run.start() > position:
-                _word_terms(word[position : run.start()], terms)
+                _word_terms(word[position : run.start()], terms, language)
             letters = run.group()
             terms.extend(letters[i : i + 2] for i in range(max(1, len(letters) - 1)))
             position = run.end()
         if position < len(word):
-            _word_terms(word[position:], terms)
+            _word_terms(word[position:], terms, language)
         return
     folded = word.casefold()
-    if folded in STOP_WORDS:
+    if language == ENGLISH and folded in STOP_WORDS:
         return
-    terms.append(_stem(folded[:MAX_TERM_CHARS])[:MAX_TERM_CHARS])
+    cut = folded[:MAX_TERM_CHARS]
+    terms.append(cut if language == NO_LANGUAGE else _stem(cut, language)[:MAX_TERM_CHARS])
 
 
-def analyze(text: str) -> list[str]:
-    """The terms of `text` in reading order, with repetitions; linear in the length of the text."""
+def analyze(text: str, language: str = ENGLISH) -> list[str]:
+    """The terms of `text` in reading order, with repetitions; linear in the length of the text.
+
+    `language` is one of LANGUAGES.
+    """
     terms: list[str] = []
-    for match in _COMPOUND.finditer(_POSSESSIVE.sub("", _fold(text))):
+    early = language in (ENGLISH, NO_LANGUAGE)
+    folded = _fold(text) if early else unicodedata.normalize("NFKC", text)
+    if language == ENGLISH:
+        folded = _POSSESSIVE.sub("", folded)
+    for match in _COMPOUND.finditer(folded):
         compound = match.group()
         words = _CONNECTOR.split(compound)
         if len(words) > 1:
-            terms.append(compound.casefold()[:MAX_TERM_CHARS])
+            whole = compound if early else _fold(compound)
+            terms.append(whole.casefold()[:MAX_TERM_CHARS])
         for word in words:
             parts = _HUMP.split(word) if not word.islower() or not word.isalpha() else [word]
             # The whole is stemmed too, so that "NixOS" is found by "nixos".
-            _word_terms(word, terms)
+            _word_terms(word, terms, language)
             if len(parts) > 1:
                 for part in parts:
-                    _word_terms(part, terms)
+                    _word_terms(part, terms, language)
     return terms
 
 
@@ -117,3 +141,12 @@ _PROBE: Final = (
 ANALYZER_VERSION: Final = (
     f"{_RULES}-{hashlib.sha256(chr(0).join(analyze(_PROBE)).encode()).hexdigest()[:8]}"
 )
+
+
+@lru_cache
+def analyzer_version(language: str) -> str:
+    """What the terms of a document were made with; `language` is one of LANGUAGES."""
+    if language == ENGLISH:
+        return ANALYZER_VERSION
+    made = [importlib.metadata.version("snowballstemmer"), *analyze(_PROBE, language)]
+    return f"{_RULES}-{language}-{hashlib.sha256(chr(0).join(made).encode()).hexdigest()[:8]}"

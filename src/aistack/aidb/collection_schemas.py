@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from aistack.aidb.analysis import LANGUAGES
 from aistack.aidb.collection_settings import FusionMethod
 from aistack.aidb.near_duplicates import Collapse
 
@@ -28,6 +29,23 @@ class SettingsIn(BaseModel):
         description="hits that say the same as a better one are left out and counted: exact"
         " (but for white space and case), near (a few words differ), or off",
     )
+    rerank: bool | None = Field(
+        None, description="whether searches are reranked that do not say so themselves"
+    )
+    language: str | None = Field(
+        None,
+        max_length=32,
+        description="whose stemmer the lexical leg uses: a language of Snowball (german, french, …)"
+        " or none; english where nothing is said. It cannot change once there are documents",
+        examples=["german"],
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, language: str | None) -> str | None:
+        if language is not None and language not in LANGUAGES:
+            raise ValueError(f"is one of {', '.join(LANGUAGES)}")
+        return language
 
     def given(self) -> dict[str, Any]:
         """What the body names, null included."""
@@ -53,3 +71,5 @@ class SettingsOut(BaseModel):
     bm25_k1: float
     bm25_b: float
     collapse: Collapse
+    rerank: bool
+    language: str

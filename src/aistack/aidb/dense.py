@@ -1,16 +1,16 @@
 """The dense leg of a search: the chunks whose vectors are nearest to that of the query.
 
-An engine is asked for the nearest; pgvector is the one there is. It is exact where few enough
-chunks can be hits (a small collection, or a filter that leaves few) and while there is no index
-that PostgreSQL calls valid; else HNSW answers with an iterative scan, so that a filter never
-starves it.
+An engine is asked for the nearest; pgvector is the one that is always there, `qdrant_engine` the
+other. pgvector is exact where few enough chunks can be hits (a small collection, or a filter that
+leaves few) and while there is no index that PostgreSQL calls valid; else HNSW answers with an
+iterative scan, so that a filter never starves it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,18 +113,32 @@ class Scope:
         return sql.SQL("AND {}.chunk_id IN ({})").format(sql.Identifier(table), self.allowed)
 
 
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """(chunk id, inner product with the query's vector), best first, and which engine found them.
+
+    `degraded`: the engine that should have answered could not. `keep`: the same search finds the
+    same for as long as the collection does not change, from the engine that should answer it.
+    """
+
+    ranking: Ranking
+    engine: Literal["pgvector", "qdrant"]
+    degraded: bool = False
+    keep: bool = True
+
+
 class DenseEngine(Protocol):
     """Finds nearest vectors."""
 
-    async def nearest(
+    async def find(
         self,
         connection: Connection,
         state: State,
         scope: Scope,
         vector: NDArray[np.float32],
         limit: int,
-    ) -> Ranking:
-        """(chunk id, inner product with `vector`), best first, at most `limit`.
+    ) -> Nearest:
+        """At most `limit` chunks of the collection that `scope` allows.
 
         `vector` is (d,) float32 of the active set. `connection` is in the snapshot of `state`.
         """
@@ -153,6 +167,19 @@ class Pgvector:
         self._ef_search = config.hnsw_ef_search
         self._storage = config.vector_storage
 
+    async def find(
+        self,
+        connection: Connection,
+        state: State,
+        scope: Scope,
+        vector: NDArray[np.float32],
+        limit: int,
+    ) -> Nearest:
+        """As DenseEngine says."""
+        return Nearest(
+            await self.nearest(connection, state, scope, vector, limit), engine="pgvector"
+        )
+
     async def nearest(
         self,
         connection: Connection,
@@ -161,7 +188,7 @@ class Pgvector:
         vector: NDArray[np.float32],
         limit: int,
     ) -> Ranking:
-        """As DenseEngine says."""
+        """(chunk id, inner product with `vector`), best first."""
         assert state.vectors is not None, "what `comparable` has seen"
         index = None
         if not await self._few(connection, state, scope):

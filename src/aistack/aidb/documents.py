@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any, Literal
 from uuid import UUID
 
 import orjson
 
+from aistack import content_types
 from aistack.aidb import parsing
 from aistack.service.errors import TooLarge, Unprocessable, UnsupportedMedia
 
@@ -29,14 +29,8 @@ COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 _CHARSET = re.compile(r"charset=\"?(?!utf-?8\b)([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
-_ALIASES = {
-    "text/x-markdown": "text/markdown",
-    "application/xhtml+xml": "text/html",
-    "application/x-pdf": "application/pdf",
-    "application/json": "text/plain",
-    "application/toml": "text/plain",
-    "application/yaml": "text/plain",
-}
+
+_TEXTS = frozenset(content_types.CONTENT_TYPES) - {content_types.PDF}
 
 SOURCE_BYTES = 2048
 TITLE_CHARACTERS = 1000
@@ -187,22 +181,27 @@ def checked_collection_name(name: str) -> str:
 
 
 def checked_content_type(content_type: str | None, name: str | None) -> str:
-    """The canonical content type: as given, else by the ending of `name`, else plain text.
+    """The canonical content type: as given, else by the name of the file, else plain text.
 
-    Other kinds of text (source code, CSV, JSON) are read as plain text. Raises UnsupportedMedia.
+    A kind of text that is not known here is told by the name, too. Raises UnsupportedMedia.
     """
     given, _, parameters = (content_type or "").partition(";")
     given = given.strip().lower()
+    given = content_types.ALIASES.get(given, given)
+    by_name = content_types.by_name(name or "")
     if given in ("", "application/octet-stream"):
-        return parsing.BY_ENDING.get(PurePosixPath(name or "").suffix.lower(), "text/plain")
-    given = _ALIASES.get(given, given)
-    if given not in parsing.CONTENT_TYPES and given.startswith("text/"):
-        given = "text/plain"
-    if given in parsing.CONTENT_TYPES:
+        return by_name or content_types.PLAIN
+    # The systems' tables of types know `.ts` as a film only.
+    if given == "video/mp2t" and by_name == "text/x-typescript":
+        given = by_name
+    if given not in content_types.CONTENT_TYPES and given.startswith("text/"):
+        given = by_name if by_name in _TEXTS else content_types.PLAIN
+    if given in content_types.CONTENT_TYPES:
         charset = _CHARSET.search(parameters)
         return f"{given}; charset={charset[1].lower()}" if charset else given
     raise UnsupportedMedia(
-        f"{given[:80]!r} is not read here: send one of {', '.join(parsing.CONTENT_TYPES)}."
+        f"{given[:80]!r} is not read here: send text, Markdown, HTML, PDF, JSON, YAML, TOML or"
+        " source code, such as text/plain."
     )
 
 

@@ -101,3 +101,15 @@ curl "$AISTACK_URL/v1/search" \\
   -H "Content-Type: application/json" \\
   -d '{"query": "a small lake in the mountains", "limit": 3}'
 """
+
+GET_VECTORS = """
+curl "$AISTACK_URL/v1/vectors" -H "Authorization: Bearer $AISTACK_API_KEY"
+"""
+
+RECONCILE_VECTORS = """
+curl -X POST "$AISTACK_URL/v1/vectors/reconcile" -H "Authorization: Bearer $AISTACK_API_KEY"
+"""
+
+REBUILD_VECTORS = """
+curl -X POST "$AISTACK_URL/v1/vectors/rebuild" -H "Authorization: Bearer $AISTACK_API_KEY"
+"""

@@ -10,28 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 from uuid import UUID
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 from prometheus_client import Counter, Gauge, Histogram
 
 from aistack.aidb import embedding_sets, parsing
-from aistack.aidb.analysis import analyze
+from aistack.aidb.analysis import ENGLISH, analyze, analyzer_version
 from aistack.aidb.bm25 import frequencies
 from aistack.aidb.chunking import Chunk
-from aistack.aidb.embedding_sets import VectorTable
 from aistack.aidb.jobs import WAITING
 from aistack.aidb.near_duplicates import fingerprint
 from aistack.aidb.parsing import ParsedDocument, ParseError
-from aistack.aidb.swap import IndexedChunk, copy_vectors, swap_chunks
+from aistack.aidb.swap import IndexedChunk, Swap, copy_vectors
+from aistack.aidb.swaps import Swaps
+from aistack.aidb.vectors import Vectors
 from aistack.clients.postgres import Postgres
-from aistack.models import EmbeddingSet
-from aistack.service.errors import StackError, StartError, Unavailable
+from aistack.service.errors import StackError
 
 log = structlog.get_logger()
 
@@ -50,35 +48,29 @@ SECONDS = Histogram(
 QUEUED = Gauge("aistack_aidb_queue_documents", "Documents not yet ready, by state", ["state"])
 SEARCHABLE = Gauge("aistack_aidb_chunks", "Chunks that can be found")
 
-#: Texts of one call to the embeddings service. It batches on its own; this bounds how long one call
-#: takes on a slow CPU, and lets the queries of searches in between.
-EMBED_TEXTS = 64
-#: Calls of one document at once: while the answer of one is read, the encoder has the next.
-EMBEDS_IN_FLIGHT = 2
 #: Documents that are parsed at once, in threads, however many jobs there are: it takes the most
 #: memory of all, and more threads than this only wait for each other.
 PARSES_AT_ONCE = 2
 #: How often a document under way says how far it is.
 PROGRESS_SECONDS = 1.0
-#: The swap of the largest document: thousands of vectors into an HNSW index, on a slow disk.
-SWAP_SECONDS = 600.0
+#: Documents of more bytes than this take one of a few places, however many jobs there are: what
+#: is made of their text takes many times their size.
+LARGE_BYTES = 1_048_576
+LARGE_AT_ONCE = 4
+#: How often a document that waits for such a place says that it is not forgotten.
+TOUCH_SECONDS = 600.0
 #: Chunks of one round of filling a new embedding set.
 FILL_CHUNKS = 256
 
 
-class Encoder(Protocol):
-    """The embeddings service, as its client shows it."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A version under way; `content` is None where it is large and not read yet."""
 
-    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, NDArray[np.float32]]:
-        """(n, dimension) float32, checked to be of unit length, and the one set they are of.
-
-        Raises a StackError.
-        """
-        ...
-
-    async def embedding_set(self) -> EmbeddingSet:
-        """What the vectors are of. Raises a StackError."""
-        ...
+    collection_id: int
+    content_type: str
+    language: str
+    content: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +79,6 @@ class Prepared:
 
     parsed: ParsedDocument
     chunks: tuple[IndexedChunk, ...]
-
-
-#: Told which share of something is done, 0 to 1.
-Tell = Callable[[float], Awaitable[None]]
 
 
 class Progress:
@@ -124,71 +112,6 @@ class Progress:
             )
 
 
-class Vectors:
-    """The current embedding set: asked of the service, registered in the database."""
-
-    def __init__(self, postgres: Postgres, encoder: Encoder, *, dimension: int) -> None:
-        self._postgres = postgres
-        self._encoder = encoder
-        self._dimension = dimension
-        self.current: VectorTable | None = None
-
-    async def refresh(self) -> VectorTable:
-        """Ask the service which set it has now, and make its table if it is new.
-
-        Raises StartError when its dimension is not the configured one, Unavailable when it is away.
-        """
-        return await self._table(await self._encoder.embedding_set())
-
-    async def embed(
-        self, texts: Sequence[str], tell: Tell | None = None
-    ) -> tuple[VectorTable, NDArray[np.float32]]:
-        """Vectors in the order of `texts` (one at least) and their table. Raises Unavailable.
-
-        `tell` hears after each call to the service which share of them is done.
-        """
-        starts = range(0, len(texts), EMBED_TEXTS)
-        found: dict[int, tuple[EmbeddingSet, NDArray[np.float32]]] = {}
-        todo = iter(starts)
-
-        async def lane() -> None:
-            for start in todo:
-                found[start] = await self._encoder.embed_in_set(texts[start : start + EMBED_TEXTS])
-                if tell is not None:
-                    await tell(len(found) / len(starts))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(EMBEDS_IN_FLIGHT, len(starts))):
-                    group.create_task(lane())
-        except ExceptionGroup as failures:
-            # The others were cancelled with the first.
-            raise failures.exceptions[0] from None
-        parts = [found[start] for start in starts]
-        identity = parts[0][0]
-        if any(part[0] != identity for part in parts):
-            raise Unavailable("The embedding model has just changed.")
-        try:
-            return await self._table(identity), np.concatenate([part[1] for part in parts])
-        except StartError as error:
-            raise Unavailable(
-                "The embeddings service has a model of another dimension than aidb.dimension."
-            ) from error
-
-    async def _table(self, identity: EmbeddingSet) -> VectorTable:
-        if identity.dimension != self._dimension:
-            raise StartError(
-                f"aidb.dimension is {self._dimension}, but the embeddings service has the model"
-                f" {identity.model} with {identity.dimension}: set aidb.dimension ="
-                f" {identity.dimension}, or give the embeddings service the model it had"
-            )
-        if self.current is None or self.current.identity != identity:
-            async with self._postgres.connection("embedding_set.register") as connection:
-                self.current = await embedding_sets.register(connection, identity)
-            log.info("embedding_set", id=self.current.id, active=self.current.active)
-        return self.current
-
-
 class Ingestion:
     """Processes one version of one document; `cut` is the chunker.
 
@@ -208,6 +131,8 @@ class Ingestion:
         self._cut = cut
         self._most_chunks = most_chunks
         self._parsing = asyncio.Semaphore(PARSES_AT_ONCE)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._swaps = Swaps(postgres)
 
     async def run(self, document_id: UUID, version: int) -> None:
         """Make the version searchable, or mark it failed, or find that nobody wants it.
@@ -215,25 +140,31 @@ class Ingestion:
         Raises what the queue retries: a StackError of a dependency, or a fault of ours.
         """
         with structlog.contextvars.bound_contextvars(document=str(document_id), version=version):
-            content = await self._begin(document_id, version)
-            if content is None:
+            begun = await self._begin(document_id, version)
+            if begun is None:
                 DOCUMENTS.labels("superseded").inc()
                 return
             try:
-                outcome = await self._process(document_id, version, *content)
+                async with self._content(document_id, version, begun) as content:
+                    outcome = "superseded"
+                    if content is not None:
+                        outcome = await self._process(document_id, version, begun, content)
             except WAITING as error:
                 DOCUMENTS.labels("waiting").inc()
                 await self._wait(document_id, version, error)
                 raise
             DOCUMENTS.labels(outcome).inc()
 
-    async def _process(
-        self, document_id: UUID, version: int, content: bytes, content_type: str
-    ) -> str:
+    async def aclose(self) -> None:
+        """Cancel what goes on for several jobs at once; the jobs themselves have ended."""
+        await self._vectors.aclose()
+        await self._swaps.aclose()
+
+    async def _process(self, document_id: UUID, version: int, begun: Begun, content: bytes) -> str:
         started = time.monotonic()
         try:
             async with self._parsing:
-                prepared = await asyncio.to_thread(self._prepare, content, content_type)
+                prepared = await asyncio.to_thread(self._prepare, content, begun)
         except ParseError as error:
             return await self._fail(document_id, version, error.detail)
         if not prepared.chunks:
@@ -246,60 +177,97 @@ class Ingestion:
         )
         embedded = time.monotonic()
         SECONDS.labels("embed").observe(embedded - parsed)
-        async with self._postgres.connection("ingest.swap", timeout=SWAP_SECONDS) as connection:
-            swapped = await swap_chunks(
-                connection,
-                document_id=document_id,
-                version=version,
-                title=prepared.parsed.title,
-                text=prepared.parsed.text,
-                chunks=prepared.chunks,
-                vectors=vectors,
-                table=table,
-            )
+        swap = Swap(
+            document_id=document_id,
+            version=version,
+            title=prepared.parsed.title,
+            text=prepared.parsed.text,
+            chunks=prepared.chunks,
+            vectors=vectors,
+            analyzer=analyzer_version(begun.language),
+        )
+        swapped = await self._swaps.put(begun.collection_id, table, swap)
         SECONDS.labels("swap").observe(time.monotonic() - embedded)
         if not swapped:
             return "superseded"
         CHUNKS.inc(len(prepared.chunks))
         log.info(
             "ingested",
+            parser=prepared.parsed.parser or begun.content_type,
             chunks=len(prepared.chunks),
             bytes=len(content),
             seconds=round(time.monotonic() - started, 3),
         )
         return "ready"
 
-    async def _begin(self, document_id: UUID, version: int) -> tuple[bytes, str] | None:
-        """The bytes and their type, if this version still waits to be processed."""
-        async with self._postgres.connection("ingest.begin") as connection:
+    async def _begin(self, document_id: UUID, version: int) -> Begun | None:
+        """What there is to do, if this version still waits to be processed."""
+        async with self._postgres.statements("ingest.begin") as connection:
             cursor = await connection.execute(
-                "UPDATE documents SET state = 'processing', progress = 0, updated_at = now()"
+                "WITH begun AS (UPDATE documents"
+                " SET state = 'processing', progress = 0, updated_at = now()"
                 " WHERE id = %s AND version = %s AND state IN ('pending', 'processing')"
-                " RETURNING coalesce(pending ->> 'content_type', content_type)",
-                [document_id, version],
-            )
-            row = await cursor.fetchone()
-            if row is None:
-                return None
-            cursor = await connection.execute(
-                "SELECT content FROM document_contents WHERE document_id = %s",
-                [document_id],
+                " RETURNING id, collection_id, byte_size,"
+                " coalesce(pending ->> 'content_type', content_type) AS content_type)"
+                " SELECT b.collection_id, b.content_type,"
+                " (SELECT coalesce(settings ->> 'language', %s) FROM collections"
+                "   WHERE id = b.collection_id),"
+                " CASE WHEN b.byte_size <= %s THEN c.content END"
+                " FROM begun b JOIN document_contents c ON c.document_id = b.id",
+                [document_id, version, ENGLISH, LARGE_BYTES],
                 binary=True,
             )
-            stored = await cursor.fetchone()
-            assert stored is not None, "contents are written with their document"
-            return bytes(stored[0]), str(row[0])
+            row = await cursor.fetchone()
+        return None if row is None else Begun(*row)
 
-    def _prepare(self, content: bytes, content_type: str) -> Prepared:
+    @asynccontextmanager
+    async def _content(
+        self, document_id: UUID, version: int, begun: Begun
+    ) -> AsyncIterator[bytes | None]:
+        """The bytes; of a large document when there is a place for it, which it then holds.
+
+        None where it was deleted meanwhile.
+        """
+        if begun.content is not None:
+            yield begun.content
+            return
+        while True:
+            try:
+                async with asyncio.timeout(TOUCH_SECONDS):
+                    await self._large.acquire()
+                break
+            except TimeoutError:
+                await self._touch(document_id, version)
+        try:
+            async with self._postgres.statements("ingest.content") as connection:
+                cursor = await connection.execute(
+                    "SELECT content FROM document_contents WHERE document_id = %s",
+                    [document_id],
+                    binary=True,
+                )
+                stored = await cursor.fetchone()
+            # Newer bytes that have come meanwhile are another job's: the swap finds that out.
+            yield None if stored is None else bytes(stored[0])
+        finally:
+            self._large.release()
+
+    async def _touch(self, document_id: UUID, version: int) -> None:
+        async with self._postgres.statements("ingest.touch") as connection:
+            await connection.execute(
+                "UPDATE documents SET updated_at = now() WHERE id = %s AND version = %s",
+                [document_id, version],
+            )
+
+    def _prepare(self, content: bytes, begun: Begun) -> Prepared:
         """CPU work, in a thread. Raises ParseError."""
-        parsed = parsing.parse(content, content_type)
+        parsed = parsing.parse(content, begun.content_type)
         chunks = self._cut(parsed)
         if len(chunks) > self._most_chunks:
             raise ParseError(
                 f"The document makes {len(chunks)} chunks; the limit is {self._most_chunks}"
                 " (aidb.document_chunks): split it."
             )
-        return Prepared(parsed, tuple(indexed(chunk) for chunk in chunks))
+        return Prepared(parsed, tuple(indexed(chunk, begun.language) for chunk in chunks))
 
     async def _fail(self, document_id: UUID, version: int, sentence: str) -> str:
         """The document is to blame; chunks of an older version stay searchable."""
@@ -352,9 +320,9 @@ class Ingestion:
         return len(missing)
 
 
-def indexed(chunk: Chunk) -> IndexedChunk:
+def indexed(chunk: Chunk, language: str = ENGLISH) -> IndexedChunk:
     """A chunk with its analysed terms, as both legs want it."""
-    terms, counts = frequencies(analyze(chunk.embed_text))
+    terms, counts = frequencies(analyze(chunk.embed_text, language))
     return IndexedChunk(
         text=chunk.text,
         embed_prefix=chunk.embed_text.removesuffix(chunk.text),

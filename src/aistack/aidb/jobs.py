@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from procrastinate.jobs import Job as QueuedJob
 from procrastinate.worker import Worker as LibraryWorker
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from aistack.clients.postgres import Connection, Postgres
+from aistack.clients.postgres import Connection, Postgres, on_its_own
 from aistack.service.errors import DeadlineExceeded, Overloaded, Unavailable
 
 log = structlog.get_logger()
@@ -103,6 +104,22 @@ class _Connector(PsycopgConnector):
     """The library's connector, bounded in time and telling when it was last used."""
 
     used: float = 0.0
+
+    @asynccontextmanager
+    async def _get_cursor(
+        self, connection: psycopg.AsyncConnection[Any] | None = None
+    ) -> AsyncIterator[psycopg.AsyncCursor[dict[str, Any]]]:
+        # The library runs one statement on each; a transaction around it is two round trips more.
+        if connection is not None:
+            async with super()._get_cursor(connection) as cursor:
+                yield cursor
+            return
+        async with (
+            self.pool.connection() as own,
+            on_its_own(own),
+            super()._get_cursor(own) as cursor,
+        ):
+            yield cursor
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         async with self._bounded():

@@ -6,27 +6,34 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
+from tokenizers import Tokenizer
 
 from aistack import migrations
+from aistack.aidb import index_state
 from aistack.aidb.chunking import Chunker
-from aistack.aidb.ingest import Ingestion, Vectors
+from aistack.aidb.ingest import Ingestion
 from aistack.aidb.jobs import Queue, Worker
-from aistack.aidb.search import Searcher, search_settings
+from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.upkeep import Upkeep
 from aistack.aidb.vector_index import VectorIndexes
+from aistack.aidb.vectors import Vectors
 from aistack.clients.embeddings import EmbeddingsClient
 from aistack.clients.http import PeerClient
 from aistack.clients.postgres import Postgres
-from aistack.clients.redis import Redis
+from aistack.clients.rerank import RerankClient
 from aistack.config import Config
-from aistack.models import find_model
+from aistack.models import ModelFiles, find_model
 from aistack.service.app import Need, Runtime
 from aistack.service.errors import Overloaded, StartError, Unavailable
 from aistack.service.keys import read_key
 from aistack.stack import load_stack
+
+if TYPE_CHECKING:
+    from aistack.aidb.qdrant_parts import QdrantParts
 
 log = structlog.get_logger()
 
@@ -38,6 +45,21 @@ PATIENCE_SECONDS = 10.0
 DRAIN_SHARE = 0.5
 
 
+#: As the least of aidb.chunk_tokens.
+CHUNK_TOKENS_LEAST = 32
+
+
+def prompt_tokens(files: ModelFiles) -> int:
+    """Tokens of the model's prompt for documents; 0 where it has none."""
+    prompt = files.prompts.for_input("document")
+    if not prompt:
+        return 0
+    tokenizer = Tokenizer.from_file(str(files.tokenizer))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return len(tokenizer.encode(prompt, add_special_tokens=False))
+
+
 class Parts:
     """Everything that exists between start and stop."""
 
@@ -45,22 +67,30 @@ class Parts:
         self.config = config
         entry = load_stack().services["aidb"]
         self.postgres = Postgres(config.postgres)
-        self.redis = Redis(config.redis)
         key_file = config.auth.internal_key_file
+        key = None if key_file is None else read_key(key_file)
         peer = PeerClient(
-            "embeddings",
-            config.peers.embeddings,
-            key=None if key_file is None else read_key(key_file),
-            timeout=60.0,
-            concurrency=32,
+            "embeddings", config.peers.embeddings, key=key, timeout=60.0, concurrency=32
         )
         self._embeddings_peer = peer
         self.embeddings = EmbeddingsClient(peer)
-        self.vectors = Vectors(self.postgres, self.embeddings, dimension=config.aidb.dimension)
-        self.search_cache = SearchCache(
-            self.redis, seconds=config.aidb.cache_seconds, settings=search_settings(config.aidb)
+        self.rerank = RerankClient(
+            PeerClient("rerank", config.peers.embeddings, key=key, timeout=30.0, concurrency=8)
         )
-        self.searcher = Searcher(self.postgres, self.embeddings, self.search_cache, config.aidb)
+        self.vectors = Vectors(
+            self.postgres, self.embeddings.of("document"), dimension=config.aidb.dimension
+        )
+        self.search_cache = SearchCache(self.postgres, config.aidb, config.vectors.engine)
+        #: Where it is the engine of the nearest vectors.
+        self.qdrant = _qdrant(config, self.postgres)
+        self.searcher = Searcher(
+            self.postgres,
+            self.embeddings.of("query"),
+            self.search_cache,
+            config.aidb,
+            self.qdrant.engine if self.qdrant else None,
+            self.rerank,
+        )
         self.queue = Queue(self.postgres)
         drain = config.limits.drain_seconds or entry.limits.drain_seconds
         self.worker = Worker(
@@ -68,10 +98,18 @@ class Parts:
         )
         self.indexes = VectorIndexes(self.postgres, config.aidb)
         self.upkeep = Upkeep(
-            self.postgres, self.queue, self.indexes, retired_days=config.aidb.retired_days
+            self.postgres,
+            self.queue,
+            self.indexes,
+            self.search_cache,
+            retired_days=config.aidb.retired_days,
+            more=[self.qdrant.loop] if self.qdrant else [],
         )
+        #: What the model puts before a chunk; known from the start on.
+        self.document_prompt = ""
         #: How long a request may take, and with it a delete.
         self.request_seconds = config.limits.request_seconds or entry.limits.request_seconds
+        self._ingestion: Ingestion | None = None
         self._working = False
         self._needs = entry.needs
 
@@ -81,11 +119,13 @@ class Parts:
         probes = {
             "postgres": (self.postgres.probe, self.postgres.dependency),
             "embeddings": (self.embeddings.probe, self._embeddings_peer.dependency),
-            "redis": (self.redis.probe, self.redis.dependency),
         }
+        if self.qdrant:
+            probes["qdrant"] = (self.qdrant.client.probe, self.qdrant.client.dependency)
         return [
             Need(name, kind == "required", probe, partial(getattr, guard, "state"))
             for name, kind in self._needs.items()
+            if name in probes
             for probe, guard in (probes[name],)
         ]
 
@@ -110,7 +150,9 @@ class Parts:
             chunker.chunk,
             most_chunks=self.config.aidb.document_chunks,
         )
+        self._ingestion = ingestion
         self.queue.handle(ingestion.run)
+        await self._begin_index(runtime)
         self._working = True
         self.worker.start()
         self.indexes.tell = runtime.status
@@ -121,19 +163,40 @@ class Parts:
         if self._working:
             await self.upkeep.stop()
             await self.worker.stop()
+        if self._ingestion is not None:
+            await self._ingestion.aclose()
+        if self.qdrant:
+            await self.qdrant.client.aclose()
         await self.embeddings.aclose()
-        await self.redis.aclose()
+        await self.rerank.aclose()
         await self.postgres.aclose()
+
+    async def _begin_index(self, runtime: Runtime) -> None:
+        if self.qdrant:
+            self.qdrant.sync.register(self.queue)
+            self.qdrant.keeper.tell = runtime.status
+            return
+        # From here on nobody is told of changes: an engine that is chosen again begins anew.
+        async with self.postgres.connection("index.forget") as connection:
+            await index_state.forget(connection)
 
     def _chunker(self) -> Chunker:
         files = find_model(self.config.aidb.embedding_model)
+        self.document_prompt = files.prompts.for_input("document")
         tokens = self.config.aidb.chunk_tokens
         if tokens > files.max_tokens:
             raise StartError(
                 f"aidb.chunk_tokens is {tokens}, but the model {files.name} reads only"
                 f" {files.max_tokens}: set aidb.chunk_tokens to {files.max_tokens} or less"
             )
-        return Chunker(files.tokenizer, tokens, self.config.aidb.chunk_overlap)
+        # What is encoded is the chunk behind the model's prompt for documents, if it has one.
+        room = files.max_tokens - prompt_tokens(files)
+        if room < CHUNK_TOKENS_LEAST:
+            raise StartError(
+                f"the prompt for documents of the model {files.name} leaves {room} of its"
+                f" {files.max_tokens} tokens for a chunk: choose another model"
+            )
+        return Chunker(files.tokenizer, min(tokens, room), self.config.aidb.chunk_overlap)
 
     async def _check_schema(self, runtime: Runtime) -> None:
         while True:
@@ -192,3 +255,20 @@ class Parts:
                 [self.config.aidb.dimension],
             )
             return await cursor.fetchone() is not None
+
+
+def _qdrant(config: Config, postgres: Postgres) -> QdrantParts | None:
+    """Raises StartError where its client is not installed, or its key cannot be read."""
+    if config.vectors.engine != "qdrant":
+        return None
+    # Loaded only where it is wanted: it takes more than a second.
+    try:
+        from aistack.aidb.qdrant_parts import qdrant_parts
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "qdrant_client":
+            raise
+        raise StartError(
+            "vectors.engine is qdrant, but qdrant-client is not installed:"
+            " pip install 'aistack[qdrant]', or set vectors.engine = \"pgvector\""
+        ) from None
+    return qdrant_parts(config, postgres)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from aistack.aidb import documents, examples, schemas, store
+from aistack.aidb import documents, examples, schemas, search_cache, store
 from aistack.aidb.collection_schemas import CollectionUpdate
 from aistack.aidb.collection_settings import update_collection
 from aistack.aidb.documents import checked_collection_name
@@ -76,7 +76,11 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
     @router.patch(
         "/v1/collections/{name}",
         **example(
-            scope("documents.write", also={404: "No such collection"}), examples.UPDATE_COLLECTION
+            scope(
+                "documents.write",
+                also={404: "No such collection", 409: "Its documents have another language"},
+            ),
+            examples.UPDATE_COLLECTION,
         ),
     )
     async def change_collection(name: str, body: CollectionUpdate) -> schemas.CollectionOut:
@@ -114,4 +118,4 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
                 "collections.delete", timeout=parts.request_seconds
             ) as connection:
                 gone = await store.delete_collection(connection, name)
-        await parts.search_cache.forget(collection_id)
+                await search_cache.forget(connection, collection_id)

@@ -9,9 +9,10 @@ import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from aistack.aidb import documents, examples, schemas, store
+from aistack.aidb import documents, examples, schemas, search_cache, store
 from aistack.aidb.accept import Accepted, accept, retry, retry_failed
 from aistack.aidb.documents import checked_collection_name
+from aistack.aidb.forgetting import embedded_texts, forget_vectors
 from aistack.aidb.idempotency import Answer, fingerprint, once
 from aistack.aidb.parts import Parts
 from aistack.aidb.route_extras import also_answers, described
@@ -202,9 +203,11 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
         async with postgres.connection(
             "documents.delete", timeout=parts.request_seconds
         ) as connection:
+            embedded = await embedded_texts(connection, document_id, parts.document_prompt)
             collection_id = await store.delete_document(connection, document_id)
-        # Nobody is given them any more; this is so that no word of it lies about.
-        await parts.search_cache.forget(collection_id)
+            # Nobody is given them any more; this is so that no word of it lies about.
+            await search_cache.forget(connection, collection_id)
+        await forget_vectors(parts.embeddings, embedded)
 
 
 def answered(accepted: Accepted) -> Answer:

@@ -13,6 +13,8 @@ from aistack.aidb.search_schemas import SearchIn, SearchOut
 from aistack.service.app import scope
 from aistack.service.docs import example
 
+ALSO = {404: "No such collection", 501: "It is to be reranked, and there is no model for that"}
+
 
 def add_routes(router: APIRouter, parts: Parts) -> None:
     """The route `/v1/search`."""
@@ -20,7 +22,7 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
     @router.post(
         "/v1/search",
         **also_answers(
-            example(scope("search", also={404: "No such collection"}), examples.SEARCH),
+            example(scope("search", also=ALSO), examples.SEARCH),
             {200: {"description": "A page of hits", "model": SearchOut}},
         ),
     )

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Final, Protocol
+from functools import cache, partial
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -26,11 +26,12 @@ from prometheus_client import Counter, Histogram
 from aistack.aidb import bm25, dense, fusion, search_state
 from aistack.aidb.analysis import analyze
 from aistack.aidb.collection_settings import CollectionSettings
-from aistack.aidb.dense import DenseEngine, Pgvector, Scope, State
+from aistack.aidb.dense import DenseEngine, Nearest, Pgvector, Scope, State
 from aistack.aidb.documents import DEFAULT_COLLECTION
 from aistack.aidb.filters import check_fields
 from aistack.aidb.fusion import Fused
 from aistack.aidb.near_duplicates import Collapse, Likeness, collapsed
+from aistack.aidb.rerank import Judge, Plan, Reranking
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_flights import Flights
 from aistack.aidb.search_model import Answer, Hit, SearchRequest, SearchResult
@@ -79,23 +80,32 @@ class QueryEncoder(Protocol):
         ...
 
 
-def search_settings(config: AidbConfig) -> str:
-    """All of the configuration that changes a result: part of the key of a cached one."""
-    vectors = (config.dense_exact_below, config.hnsw_ef_search, config.vector_storage)
-    return repr((vectors, config.candidates, CollectionSettings.of(config, {})))
+class _Found(NamedTuple):
+    """A result, whether it may be kept, and what is to be read before its hits are the page's."""
+
+    result: SearchResult
+    keep: bool
+    passages: Sequence[str]
 
 
 class Searcher:
     """Answers searches over one database; holds nothing but its clients and what is under way."""
 
     def __init__(
-        self, postgres: Postgres, encoder: QueryEncoder, cache: SearchCache, config: AidbConfig
+        self,
+        postgres: Postgres,
+        encoder: QueryEncoder,
+        cache: SearchCache,
+        config: AidbConfig,
+        engine: DenseEngine | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self._postgres = postgres
         self._encoder = encoder
         self._cache = cache
         self._config = config
-        self._engine: DenseEngine = Pgvector(config)
+        self._engine: DenseEngine = engine or Pgvector(config)
+        self._reranking = Reranking(judge)
         self._flights: Flights[Answer] = Flights()
 
     async def search(self, request: SearchRequest) -> SearchResult:
@@ -110,20 +120,12 @@ class Searcher:
         """
         began = time.monotonic()
         key = self._cache.key(request)
-        # Neither look needs to wait for the other.
-        look = asyncio.create_task(self._cache.look(key))
-        try:
-            looked = await search_state.look(self._postgres, request.collection)
-        except BaseException:
-            look.cancel()
-            raise
-        stored = await look
+        looked = await self._cache.look(key, request.collection)
         if looked is None:
             return replace(_nothing(request), seconds=time.monotonic() - began)
-        stamp, chunks = looked
-        wire = self._cache.fresh(stored, stamp)
+        stamp, chunks, wire = looked
         if wire is not None:
-            SEARCHES.labels(request.mode, "true").inc()
+            _cached(request.mode).inc()
             return Answer(wire, cached=True, seconds=time.monotonic() - began)
         made, joined = await self._flights.join(
             (key, stamp), partial(self._make, request, key, chunks > 0)
@@ -132,7 +134,7 @@ class Searcher:
         SEARCHES.labels(request.mode, "false").inc()
         return replace(made, seconds=time.monotonic() - began)
 
-    async def _make(self, request: SearchRequest, key: str, filled: bool) -> Answer:
+    async def _make(self, request: SearchRequest, key: bytes, filled: bool) -> Answer:
         """The answer of a search that is not cached; `filled` if there is anything to find."""
         phases: dict[str, float] = {}
         embedded = await self._embed(request, phases) if filled else None
@@ -143,16 +145,21 @@ class Searcher:
                 return _nothing(request)
             # The first document may have come since the look: its search wants a vector after all.
             late = not filled and state.chunks > 0
-            result = (
+            found = (
                 None if late else await self._search(connection, state, request, embedded, phases)
             )
-        if result is None:
+        if found is None:
             return await self._make(request, key, filled=True)
+        result = found.result
+        if found.passages:
+            # Not under the transaction: a cross-encoder takes its time.
+            with _phase(phases, "rerank"):
+                result = await self._reranking.applied(request, result, found.passages)
         wire = result.wire()
         if result.degraded:
             for leg in result.degraded:
                 DEGRADED.labels(leg).inc()
-        else:
+        elif found.keep:
             await self._cache.put(key, Stamp.of(state), wire)
         return Answer(wire, cached=False, seconds=sum(phases.values()), phases=phases)
 
@@ -180,20 +187,22 @@ class Searcher:
         request: SearchRequest,
         embedded: Embedded | None,
         phases: dict[str, float],
-    ) -> SearchResult:
+    ) -> _Found:
         if state.chunks:
             await check_fields(connection, state.id, request.collection, request.filters)
         settings = CollectionSettings.of(self._config, state.settings)
         scope = Scope.of(request.filters)
         rankings: dict[str, fusion.Ranking] = {}
         degraded: tuple[str, ...] = ()
+        nearest: Nearest | None = None
         if request.mode != "lexical":
             with _phase(phases, "dense"):
-                ranking = await self._dense(connection, state, scope, request, embedded)
-            if ranking is None:
+                nearest = await self._dense(connection, state, scope, request, embedded)
+            if nearest is None:
                 degraded = ("dense",)
             else:
-                rankings["dense"] = ranking
+                rankings["dense"] = nearest.ranking
+                degraded = ("qdrant",) if nearest.degraded else ()
         if request.mode != "dense":
             with _phase(phases, "lexical"):
                 rankings["lexical"] = await self._lexical(
@@ -204,11 +213,13 @@ class Searcher:
             kept, duplicates = await _collapsed(
                 connection, fused, request.collapse or settings.collapse
             )
-        page = kept[request.offset : request.offset + request.limit]
+        plan = Plan.of(request, settings)
+        window = kept[plan.window]
         with _phase(phases, "hits"):
-            hits = await _hits(connection, page, duplicates, first_rank=request.offset + 1)
-        after = request.offset + len(page)
-        return SearchResult(
+            hits = await _hits(connection, window, duplicates, first_rank=plan.window.start + 1)
+            passages = await plan.passages(connection, window)
+        after = min(request.offset + request.limit, len(kept))
+        result = SearchResult(
             query=request.query,
             mode=request.mode,
             collection=request.collection,
@@ -216,9 +227,11 @@ class Searcher:
             total=len(kept),
             embedding_set=state.embedding_set.id if state.embedding_set else None,
             hits=tuple(hits),
-            next_offset=after if page and after < len(kept) else None,
+            next_offset=after if request.offset < after < len(kept) else None,
+            dense_engine=nearest.engine if nearest else None,
             degraded=degraded,
         )
+        return _Found(result, nearest is None or nearest.keep, passages)
 
     async def _dense(
         self,
@@ -227,17 +240,17 @@ class Searcher:
         scope: Scope,
         request: SearchRequest,
         embedded: Embedded | None,
-    ) -> fusion.Ranking | None:
+    ) -> Nearest | None:
         """The dense leg; None where a hybrid search must go without. Raises Unavailable."""
         if state.chunks == 0:
-            return []
+            return Nearest([], "pgvector")
         try:
             vector = dense.comparable(state, embedded)
         except Unavailable:
             if request.mode == "dense":
                 raise
             return None
-        return await self._engine.nearest(connection, state, scope, vector, self._config.candidates)
+        return await self._engine.find(connection, state, scope, vector, self._config.candidates)
 
     async def _lexical(
         self,
@@ -250,7 +263,7 @@ class Searcher:
         return await bm25.top(
             connection,
             state.id,
-            analyze(query),
+            analyze(query, settings.language),
             chunks=state.chunks,
             total_length=state.total_length,
             limit=self._config.candidates,
@@ -306,6 +319,11 @@ async def _hits(
         Hit.of(rank, fused, rows[fused.chunk_id], duplicates.get(fused.chunk_id, 0))
         for rank, fused in enumerate(page, start=first_rank)
     ]
+
+
+@cache
+def _cached(mode: str) -> Counter:
+    return SEARCHES.labels(mode, "true")
 
 
 @contextmanager

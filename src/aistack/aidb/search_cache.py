@@ -1,108 +1,124 @@
-"""Results of searches in Redis, each with the state of the collection that it was made from.
+"""Results of searches, kept in PostgreSQL with the state of the collection they were made from.
 
-The epoch rises in the very transaction that changes what a search can see. A reader takes what is
-stored only if it is of the state that PostgreSQL has at that moment, so nothing is ever stale; a
-result of an older state is as good as none, and the next one takes its place. The two looks need
-not wait for each other, because the state is not part of the key.
+The epoch rises in the very transaction that changes what a search can see. One statement reads the
+collection's state and the result that was made from exactly this state, in one snapshot: what it
+gives is never older than the last commit, and a hit costs one round trip.
 
-Without Redis every look is a miss and every store is dropped: slower, never wrong.
+A result that cannot be kept is answered all the same: slower the next time, never wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from prometheus_client import Counter
 
 from aistack.aidb.analysis import ANALYZER_VERSION
+from aistack.aidb.collection_settings import CollectionSettings
 from aistack.aidb.search_model import SearchRequest
 from aistack.aidb.search_state import Stamp
-from aistack.clients.redis import Redis
+from aistack.clients.postgres import Connection, Postgres
+from aistack.config import AidbConfig
 from aistack.service.errors import Overloaded, Unavailable
 
 log = structlog.get_logger()
 
 LOOKS = Counter(
-    "aistack_aidb_search_cache_total",
-    "Looks into the search cache: hit, miss, away (no Redis), off",
-    ["outcome"],
+    "aistack_aidb_search_cache_total", "Looks into the search cache: hit, miss, off", ["outcome"]
 )
+_HIT, _MISS, _OFF = (LOOKS.labels(outcome) for outcome in ("hit", "miss", "off"))
 
 #: Raised when the form of a stored result changes.
-_FORM: Final = 2
+_FORM: Final = 3
+
+_LOOK: Final = """
+SELECT c.id, c.epoch, s.id, c.chunk_count, r.wire
+  FROM collections c
+  LEFT JOIN embedding_sets s ON s.state = 'active'
+  LEFT JOIN search_results r
+         ON r.key = %b AND r.made_at > now() - make_interval(secs => %s)
+        AND r.collection_id = c.id AND r.epoch = c.epoch AND r.set_id IS NOT DISTINCT FROM s.id
+ WHERE c.name = %s
+"""
+# What has gone out of date since it was read is not kept: its texts may have been deleted.
+_PUT: Final = """
+INSERT INTO search_results AS r (key, collection_id, epoch, set_id, wire)
+SELECT %b, c.id, c.epoch, %s, %b FROM collections c WHERE c.id = %s AND c.epoch = %s
+    ON CONFLICT (key) DO UPDATE SET collection_id = excluded.collection_id,
+       epoch = excluded.epoch, set_id = excluded.set_id, made_at = now(), wire = excluded.wire
+RETURNING true
+"""
+_FORGET: Final = "DELETE FROM search_results WHERE collection_id = %s"
+_PRUNE: Final = """
+DELETE FROM search_results r
+ WHERE r.made_at <= now() - make_interval(secs => %s)
+    OR NOT EXISTS (SELECT 1 FROM collections c WHERE c.id = r.collection_id AND c.epoch = r.epoch)
+    OR r.key IN (SELECT key FROM search_results ORDER BY made_at DESC, key OFFSET %s)
+"""
+
+
+class Look(NamedTuple):
+    """A collection at one moment: its state, its number of chunks, the stored result if any."""
+
+    stamp: Stamp
+    chunks: int
+    wire: bytes | None
 
 
 class SearchCache:
-    """`settings` is what else changes a result: the search's own configuration."""
+    """Keeps results of one configuration; off where their life is 0 seconds."""
 
-    def __init__(self, redis: Redis, *, seconds: int, settings: str) -> None:
-        self._redis = redis
-        self._seconds = seconds
-        self._settings = hashlib.sha256(f"{settings}|{ANALYZER_VERSION}".encode()).hexdigest()[:16]
+    def __init__(self, postgres: Postgres, config: AidbConfig, engine: str = "pgvector") -> None:
+        self._postgres = postgres
+        self._seconds = config.cache_seconds
+        self._most = config.cache_results
+        settings = f"{_FORM}|{ANALYZER_VERSION}|{engine}|{_settings(config)}"
+        self._begun = hashlib.sha256(settings.encode())
 
-    def key(self, request: SearchRequest) -> str:
-        """The same for equal searches of one configuration."""
-        digest = hashlib.sha256(request.canonical()).hexdigest()[:32]
-        return f"aidb:search:{_FORM}:{self._settings}:{request.collection}:{digest}"
+    def key(self, request: SearchRequest) -> bytes:
+        """The same 32 bytes for equal searches of one configuration."""
+        digest = self._begun.copy()
+        digest.update(b"\0%b\0%b" % (request.collection.encode(), request.canonical()))
+        return digest.digest()
 
-    async def look(self, key: str) -> bytes | None:
-        """What is stored under `key`, of whatever state."""
-        if not self._seconds:
-            LOOKS.labels("off").inc()
+    async def look(self, key: bytes, collection: str) -> Look | None:
+        """The collection at this moment, and what is stored under `key` of just this state.
+
+        None for a collection that is not there. Raises Unavailable.
+        """
+        row = await self._postgres.row("search.look", _LOOK, [key, self._seconds, collection])
+        if row is None:
             return None
-        try:
-            stored = await self._redis.get(key)
-        except (Unavailable, Overloaded):
-            LOOKS.labels("away").inc()
-            return None
-        if stored is None:
-            LOOKS.labels("miss").inc()
-        return stored
+        found = Look(Stamp(*row[:3]), row[3], row[4])
+        missed = _MISS if self._seconds else _OFF
+        (missed if found.wire is None else _HIT).inc()
+        return found
 
-    def fresh(self, stored: bytes | None, stamp: Stamp) -> bytes | None:
-        """The result in `stored`, if it was made from the state of `stamp`."""
-        if stored is None:
-            return None
-        header = _header(stamp)
-        if not stored.startswith(header):
-            LOOKS.labels("miss").inc()
-            return None
-        LOOKS.labels("hit").inc()
-        return stored[len(header) :]
-
-    async def put(self, key: str, stamp: Stamp, wire: bytes) -> None:
-        """Keep `wire`, which was made from the state of `stamp`."""
+    async def put(self, key: bytes, stamp: Stamp, wire: bytes) -> None:
+        """Keep `wire`, which was made from the state of `stamp`, if this still is the state."""
         if not self._seconds:
             return
+        values = [key, stamp.set_id, wire, stamp.collection_id, stamp.epoch]
         try:
-            await self._redis.set_listed(
-                key,
-                _header(stamp) + wire,
-                listed_in=_list(stamp.collection_id),
-                seconds=self._seconds,
-            )
-        except (Unavailable, Overloaded):
-            log.debug("search_cache_away")
+            await self._postgres.row("search.keep", _PUT, values)
+        except (Unavailable, Overloaded) as error:
+            log.warning("search_not_kept", error=type(error).__name__)
 
-    async def forget(self, collection_id: int) -> None:
-        """Remove what is stored of a collection, where Redis is there.
-
-        For what must not lie about after a delete: what is out of date is never served anyway, and
-        goes by its time to live.
-        """
-        listed = _list(collection_id)
-        try:
-            keys = await self._redis.members(listed)
-            await self._redis.delete(listed, *keys)
-        except (Unavailable, Overloaded):
-            log.warning("search_cache_not_forgotten", collection_id=collection_id)
+    async def prune(self) -> bool:
+        """Drop what is too old, out of date, or too much; whether there is more to do: never."""
+        async with self._postgres.connection("prune.searches") as connection:
+            await connection.execute(_PRUNE, [self._seconds, self._most])
+        return False
 
 
-def _header(stamp: Stamp) -> bytes:
-    return f"{stamp.collection_id}:{stamp.epoch}:{stamp.set_id}\n".encode()
+def _settings(config: AidbConfig) -> str:
+    """All of the configuration that changes a result."""
+    vectors = (config.dense_exact_below, config.hnsw_ef_search, config.vector_storage)
+    return repr((vectors, config.candidates, CollectionSettings.of(config, {})))
 
 
-def _list(collection_id: int) -> str:
-    return f"aidb:search:of:{collection_id}"
+async def forget(connection: Connection, collection_id: int) -> None:
+    """Remove what is stored of a collection, in the transaction that deletes what it says."""
+    await connection.execute(_FORGET, [collection_id])

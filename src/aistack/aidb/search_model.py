@@ -18,6 +18,8 @@ Mode = Literal["hybrid", "dense", "lexical"]
 MAX_QUERY_CHARS: Final = 4096
 MAX_LIMIT: Final = 100
 MAX_OFFSET: Final = 2000
+#: Hits that a cross-encoder reads at most.
+MAX_RERANK: Final = 20
 
 #: The fields of a hit that are columns of its row, after the two ids.
 _COLUMNS: Final = (
@@ -30,7 +32,7 @@ _COLUMNS: Final = (
 class SearchRequest:
     """A checked search. `min_score` is on the scale of the mode's `score` (see `Hit`).
 
-    `collapse` of None is the collection's.
+    `collapse` and `rerank` of None are the collection's; the `rerank_top` best are reranked.
     """
 
     query: str
@@ -41,6 +43,8 @@ class SearchRequest:
     filters: Filter = field(default_factory=Filter)
     min_score: float | None = None
     collapse: Collapse | None = None
+    rerank: bool | None = None
+    rerank_top: int = MAX_RERANK
 
     def __post_init__(self) -> None:
         """Raises Unprocessable, naming the field."""
@@ -56,6 +60,8 @@ class SearchRequest:
             raise Unprocessable(f"limit: 1 to {MAX_LIMIT}.")
         if not 0 <= self.offset <= MAX_OFFSET:
             raise Unprocessable(f"offset: 0 to {MAX_OFFSET}.")
+        if not 1 <= self.rerank_top <= MAX_RERANK:
+            raise Unprocessable(f"rerank_top: 1 to {MAX_RERANK}.")
 
     def canonical(self) -> bytes:
         """The same bytes for the same search, without the collection's name."""
@@ -69,6 +75,8 @@ class SearchRequest:
                 conditions,
                 self.min_score,
                 self.collapse,
+                self.rerank,
+                self.rerank_top,
             ]
         )
 
@@ -78,7 +86,8 @@ class Hit:
     """A passage found. `rank` counts from 1 over all pages.
 
     `score` is, by mode: hybrid 0..1 (see `fusion`), dense the cosine, lexical BM25. `legs` has each
-    leg's own rank and score, None where it did not find it. `duplicates` counts the candidates that
+    leg's own rank and score, None where it did not find it, and "rerank" where the search was
+    reranked, None beyond the hits that were. `duplicates` counts the candidates that
     say the same and were left out for this one.
     """
 
@@ -121,7 +130,9 @@ class Hit:
 class SearchResult:
     """One page. `total` counts the candidates of all legs that passed `min_score`, duplicates once.
 
-    `degraded` names the legs that a hybrid search should have asked and could not. `cached` and
+    `dense_engine` is what found the nearest vectors; None where none were wanted. `degraded` names
+    the legs that a hybrid search should have asked and could not, the engine (`qdrant`) that
+    should have answered the dense one, and `rerank`; such a result is not kept. `cached` and
     `took_ms` come last: they are of one answer, the rest is of the search.
     """
 
@@ -133,6 +144,7 @@ class SearchResult:
     embedding_set: str | None
     hits: tuple[Hit, ...]
     next_offset: int | None
+    dense_engine: str | None = None
     degraded: tuple[str, ...] = ()
     cached: bool = False
     took_ms: float = 0.0

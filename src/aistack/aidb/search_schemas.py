@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,7 @@ from aistack.aidb.search_model import (
     MAX_LIMIT,
     MAX_OFFSET,
     MAX_QUERY_CHARS,
+    MAX_RERANK,
     Mode,
     SearchRequest,
 )
@@ -52,6 +53,15 @@ class SearchIn(BaseModel):
         description="hits that say the same as a better one are left out and counted: exact (but"
         " for white space and case), near (a few words differ), off; without it the collection's",
     )
+    rerank: bool | None = Field(
+        None,
+        strict=True,
+        description="whether a cross-encoder puts the best hits into its own order; without it the"
+        " collection's",
+    )
+    rerank_top: int = Field(
+        MAX_RERANK, ge=1, le=MAX_RERANK, strict=True, description="hits that it reads"
+    )
 
     def request(self) -> SearchRequest:
         """Raises Unprocessable, naming the field."""
@@ -68,6 +78,8 @@ class SearchIn(BaseModel):
             filters=filters.parse(given),
             min_score=self.min_score,
             collapse=self.collapse,
+            rerank=self.rerank,
+            rerank_top=self.rerank_top,
         )
 
 
@@ -83,6 +95,11 @@ class LegsOut(BaseModel):
 
     dense: LegOut | None = Field(description="cosine")
     lexical: LegOut | None = Field(description="BM25")
+    rerank: LegOut | None = Field(
+        None,
+        description="0..1 by the cross-encoder; only in a search that was reranked, and null beyond"
+        " the hits that it read",
+    )
 
 
 class HitOut(BaseModel):
@@ -119,9 +136,12 @@ class SearchOut(BaseModel):
     embedding_set: str | None
     hits: list[HitOut]
     next_offset: int | None
+    dense_engine: Literal["pgvector", "qdrant"] | None = Field(
+        description="what found the nearest vectors; null where none were looked for"
+    )
     degraded: list[str] = Field(
-        description="legs that were not asked because a dependency is away; such an answer is not"
-        " cached"
+        description="what was not asked because it is away or not ready: `dense`, the leg,"
+        " `qdrant`, for which pgvector answered, or `rerank`; such an answer is not cached"
     )
     cached: bool
     took_ms: float

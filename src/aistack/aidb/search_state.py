@@ -1,17 +1,13 @@
-"""The state of a collection that a search reads first, and by which a cached one is told fresh."""
+"""The state of a collection in a search's snapshot, and what tells two states apart."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
 from aistack.aidb.dense import State
-from aistack.clients.postgres import Connection, Postgres
+from aistack.clients.postgres import Connection
 from aistack.models import EmbeddingSet
 
-_LOOK: Final = """
-SELECT c.id, c.epoch, s.id, c.chunk_count
-  FROM collections c LEFT JOIN embedding_sets s ON s.state = 'active' WHERE c.name = %s
-"""
 _STATE: Final = """
 SELECT c.id, c.epoch, c.chunk_count, c.total_length, s.id, s.table_name,
        s.model, s.revision, s.engine, s.precision, s.dimension, s.normalized, c.settings
@@ -30,15 +26,6 @@ class Stamp(NamedTuple):
     def of(cls, state: State) -> Stamp:
         """Of a snapshot."""
         return cls(state.id, state.epoch, state.set_id)
-
-
-async def look(postgres: Postgres, name: str) -> tuple[Stamp, int] | None:
-    """The stamp of the collection at this moment and its number of chunks; None if it is not there.
-
-    One round trip: this is all that a cached search asks of the database.
-    """
-    row = await postgres.row("search.collection", _LOOK, [name])
-    return None if row is None else (Stamp(*row[:3]), int(row[3]))
 
 
 async def read(connection: Connection, name: str) -> State | None:

@@ -32,15 +32,18 @@ _GATE = 0x_A15_7AC
 #: How often a write begins again because what it stood on was deleted meanwhile.
 TRIES = 8
 
-_DOCUMENT = """
+_DOCUMENT_OF = """
     SELECT d.id, c.name, d.source, coalesce(d.title, d.parsed_title, d.source), d.content_type,
            encode(d.sha256, 'hex'), d.byte_size, d.metadata, d.state, d.error, d.version,
            d.ready_version, d.chunk_count, d.key_id, d.created_at, d.updated_at, d.progress,
            d.pending, j.id, j.status::text, j.attempts
-      FROM documents d
+      FROM {} d
       JOIN collections c ON c.id = d.collection_id
       LEFT JOIN procrastinate_jobs j ON j.id = d.job_id
 """
+_DOCUMENT = _DOCUMENT_OF.format("documents")
+_NOTE_JOB = "WITH noted AS (UPDATE documents SET job_id = %s WHERE id = %s RETURNING *)"
+_NOTED = _NOTE_JOB + _DOCUMENT_OF.format("noted")
 _COLLECTION = """
     SELECT c.id, c.name, c.description, c.settings, c.epoch,
            (SELECT count(*) FROM documents d WHERE d.collection_id = c.id),
@@ -143,9 +146,17 @@ async def delete_collection(
     return True
 
 
-async def enter_gate(connection: Connection, collection_id: int) -> None:
-    """From now until the commit nobody deletes the collection; it may be gone already."""
-    await connection.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", [_GATE, collection_id])
+async def enter_gate(connection: Connection, name: str) -> int | None:
+    """The id of the collection, which from now until the commit nobody deletes.
+
+    None where there is none. It may have gone while we waited: a later statement sees that.
+    """
+    cursor = await connection.execute(
+        "SELECT id, pg_advisory_xact_lock_shared(%s, id) FROM collections WHERE name = %s",
+        [_GATE, name],
+    )
+    row = await cursor.fetchone()
+    return None if row is None else int(row[0])
 
 
 async def _delete_some(connection: Connection, collection_id: int, chunks: int) -> None:
@@ -270,6 +281,17 @@ async def enqueue(connection: Connection, queue: Queue, document_id: UUID, versi
     return job_id
 
 
+async def enqueue_new(
+    connection: Connection, queue: Queue, document_id: UUID, version: int
+) -> Document:
+    """As `enqueue`; the document as it is then, in the same round trip."""
+    job_id = await queue.defer(connection, document_id, version)
+    cursor = await connection.execute(_NOTED, [job_id, document_id])
+    row = await cursor.fetchone()
+    assert row is not None, "the caller has just made it"
+    return _document(row)
+
+
 async def record_change(
     connection: Connection,
     kind: Literal["document_indexed", "document_deleted"],
@@ -284,6 +306,20 @@ async def record_change(
         " INSERT INTO outbox (kind, collection_id, collection_name, document_id, version)"
         " SELECT %s, id, name, %s, %s FROM changed",
         [collection_id, kind, document_id, version],
+    )
+
+
+async def record_indexed(
+    connection: Connection, collection_id: int, ids: Sequence[UUID], versions: Sequence[int]
+) -> None:
+    """As `record_change` for documents that are indexed together: one epoch, a line for each."""
+    await connection.execute(
+        "WITH changed AS (UPDATE collections SET epoch = epoch + 1, updated_at = now()"
+        " WHERE id = %s RETURNING id, name)"
+        " INSERT INTO outbox (kind, collection_id, collection_name, document_id, version)"
+        " SELECT 'document_indexed', c.id, c.name, d.id, d.version"
+        "   FROM changed c, unnest(%s::uuid[], %s::int[]) AS d(id, version)",
+        [collection_id, list(ids), list(versions)],
     )
 
 

@@ -17,6 +17,7 @@ import structlog
 from aistack.aidb import embedding_sets, idempotency, jobs, vector_index
 from aistack.aidb.ingest import QUEUED, SEARCHABLE, Ingestion
 from aistack.aidb.jobs import SWEEP_SECONDS, WAITING, Queue, end_tasks
+from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.vector_index import VectorIndexes
 from aistack.clients.postgres import Connection, Postgres
 from aistack.service.errors import StartError
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 #: How often the embeddings service is asked which model it has.
 MODEL_SECONDS = 15.0
 PRUNE_SECONDS = 3600.0
+#: How often what is kept of searches is cut to its size.
+SEARCHES_SECONDS = 60.0
 #: Lines of the outbox that nobody has fetched by then are dropped: an index that was away for
 #: longer is rebuilt from the tables.
 OUTBOX_DAYS = 7
@@ -83,7 +86,14 @@ class Upkeep:
     """The loops; their heartbeats exist before they start."""
 
     def __init__(
-        self, postgres: Postgres, queue: Queue, indexes: VectorIndexes, *, retired_days: int
+        self,
+        postgres: Postgres,
+        queue: Queue,
+        indexes: VectorIndexes,
+        searches: SearchCache,
+        *,
+        retired_days: int,
+        more: Sequence[Loop] = (),
     ) -> None:
         self._postgres = postgres
         self._retired_days = retired_days
@@ -96,6 +106,8 @@ class Upkeep:
             Loop("follow_model", self._follow_model, MODEL_SECONDS),
             Loop("prune", self._prune, PRUNE_SECONDS),
             Loop("vector_index", indexes.turn, vector_index.TURN_SECONDS),
+            Loop("search_cache", searches.prune, SEARCHES_SECONDS),
+            *more,
         )
 
     def start(self, ingestion: Ingestion) -> None:
@@ -131,7 +143,9 @@ class Upkeep:
         async with self._postgres.connection("prune") as connection:
             await connection.execute(
                 "DELETE FROM outbox WHERE done_at IS NOT NULL"
-                " OR created_at < now() - make_interval(days => %s)",
+                # What a derived index has not been told of stays as long as there is one.
+                " OR (created_at < now() - make_interval(days => %s)"
+                "     AND NOT EXISTS (SELECT 1 FROM index_state))",
                 [OUTBOX_DAYS],
             )
             await idempotency.prune(connection)

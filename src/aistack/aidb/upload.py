@@ -18,6 +18,8 @@ from aistack.service.errors import BadRequest, UnsupportedMedia
 _METADATA: TypeAdapter[dict[str, schemas.MetadataValue]] = TypeAdapter(
     dict[str, schemas.MetadataValue]
 )
+#: A body up to this size is checked at once: a thread to and fro costs more than the checking.
+INLINE_BYTES = 16_384
 _FORM_FIELDS = frozenset({"file", "collection", "source", "title", "content_type", "metadata"})
 
 UPLOAD_BODY = {
@@ -48,22 +50,9 @@ async def read_upload(request: Request, limit: int) -> Upload:
     key = caller(request)
     if kind == "application/json" or kind.endswith("+json"):
         raw = await request.body()
-        try:
-            body = await asyncio.to_thread(schemas.DocumentCreate.model_validate_json, raw)
-        except ValidationError as error:
-            raise _invalid(error, "body") from None
-        return await asyncio.to_thread(
-            lambda: checked_upload(
-                collection=body.collection,
-                source=body.source,
-                title=body.title,
-                content_type=body.content_type,
-                content=body.content(),
-                metadata=body.metadata,
-                key_id=key,
-                limit=limit,
-            )
-        )
+        if len(raw) <= INLINE_BYTES:
+            return _json_upload(raw, key, limit)
+        return await asyncio.to_thread(_json_upload, raw, key, limit)
     if kind == "multipart/form-data":
         try:
             async with request.form(max_files=1, max_fields=8) as form:
@@ -71,6 +60,23 @@ async def read_upload(request: Request, limit: int) -> Upload:
         except MultiPartException as error:
             raise BadRequest("The form cannot be read: send it as multipart/form-data.") from error
     raise UnsupportedMedia("Send application/json or multipart/form-data.")
+
+
+def _json_upload(raw: bytes, key: str, limit: int) -> Upload:
+    try:
+        body = schemas.DocumentCreate.model_validate_json(raw)
+    except ValidationError as error:
+        raise _invalid(error, "body") from None
+    return checked_upload(
+        collection=body.collection,
+        source=body.source,
+        title=body.title,
+        content_type=body.content_type,
+        content=body.content(),
+        metadata=body.metadata,
+        key_id=key,
+        limit=limit,
+    )
 
 
 async def _read_form(form: FormData, key: str, limit: int) -> Upload:

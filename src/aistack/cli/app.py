@@ -19,6 +19,7 @@ from aistack.cli import (
     serve,
     status,
     up,
+    vectors,
 )
 from aistack.cli import eval as evaluate
 from aistack.cli.session import (
@@ -72,6 +73,7 @@ for group in (
     search,
     ask,
     documents,
+    vectors,
     evaluate,
     status,
     up,

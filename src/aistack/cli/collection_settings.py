@@ -22,6 +22,8 @@ _NAMES = (
     "bm25_k1",
     "bm25_b",
     "collapse",
+    "rerank",
+    "language",
 )
 
 
@@ -74,6 +76,14 @@ def register(collections: typer.Typer) -> None:
         collapse: Annotated[
             Collapse | None, typer.Option(help="Hits that say the same as a better one.")
         ] = None,
+        rerank: Annotated[
+            bool | None,
+            typer.Option("--rerank/--no-rerank", help="The best hits by a cross-encoder."),
+        ] = None,
+        language: Annotated[
+            str | None,
+            typer.Option(help="Of the words, such as german, or none; before there are documents."),
+        ] = None,
         reset: Annotated[
             list[str] | None,
             typer.Option("--reset", metavar="SETTING", help="Back to the configuration's; or all."),
@@ -88,6 +98,8 @@ def register(collections: typer.Typer) -> None:
             "bm25_k1": bm25_k1,
             "bm25_b": bm25_b,
             "collapse": collapse,
+            "rerank": rerank,
+            "language": language,
         }
         settings = {key: value for key, value in given.items() if value is not None}
         for key in _resets(reset or []):

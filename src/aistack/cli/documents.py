@@ -166,9 +166,14 @@ def create_collection(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     description: Annotated[str | None, typer.Option()] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the words, such as german, or none (default: english).")
+    ] = None,
 ) -> None:
     """Make a collection; one that is there already stays as it is."""
-    body = {"name": name} | ({"description": description} if description else {})
+    body: dict[str, Any] = {"name": name} | ({"description": description} if description else {})
+    if language is not None:
+        body["settings"] = {"language": language}
     with session.api() as api:
         status, answer = api.send("POST", "/v1/collections", json=body, repeat=True)
     if session.out.as_json:

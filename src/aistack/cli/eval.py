@@ -63,6 +63,13 @@ def run_labels(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the run as JSON, to compare.")
     ] = None,
+    rerank: Annotated[
+        bool | None,
+        typer.Option(
+            "--rerank/--no-rerank",
+            help="Each mode's best 20 by a cross-encoder (default: as the collection).",
+        ),
+    ] = None,
 ) -> None:
     """Search every labelled query: nDCG@10, recall, MRR and latency of each leg and of both.
 
@@ -74,7 +81,8 @@ def run_labels(
     if out is not None and not out.parent.is_dir():
         raise Usage(f"{out.parent} is not a directory", fix="make it, or name another with --out")
     with session.api(patience=_PATIENCE) as api:
-        made = _run(session.out, api, known, collection, modes, {"file": str(labels)})
+        about = {"file": str(labels), "rerank": rerank}
+        made = _run(session.out, api, known, collection, modes, about)
         missing = _missing(api, known, collection, made)
     if out is not None:
         try:
@@ -163,6 +171,8 @@ def _run(
     def search(query: str, mode: str, limit: int, offset: int) -> Mapping[str, Any]:
         nonlocal last
         body = {"query": query, "collection": collection, "mode": mode, "limit": limit}
+        if about["rerank"] is not None:
+            body["rerank"] = about["rerank"]
         last = api.json("POST", "/v1/search", body=body | {"offset": offset}, repeat=True)
         if without := last.get("degraded"):
             raise CliError(

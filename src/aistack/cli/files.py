@@ -8,18 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from aistack import content_types
 from aistack.cli.ingest_ignore import Ignored
-
-#: What the ingestion reads, by suffix.
-CONTENT_TYPES = {
-    ".txt": "text/plain",
-    ".text": "text/plain",
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".pdf": "application/pdf",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +159,11 @@ def _judge(
         return None
     if path.name.startswith("."):
         return Skipped(path, "hidden")
-    content_type = CONTENT_TYPES.get(path.suffix.lower())
+    content_type = content_types.by_name(path.name)
     if content_type is None:
         if not wanted:
             return Skipped(path, f"not a type that is read ({path.suffix or 'no suffix'})")
-        content_type = "text/plain"
+        content_type = content_types.PLAIN
     if not path.is_file():
         return Skipped(path, "not a regular file")
     count = path.stat().st_size

@@ -45,14 +45,25 @@ def markdown() -> str:
 
 def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     for name, field in Config.model_fields.items():
-        annotation = field.annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        yield name, annotation
+        model = _as_section(field)
+        assert model is not None
+        yield name, model
+        for key, inner in model.model_fields.items():
+            if (nested := _as_section(inner)) is not None:
+                yield f"{name}.{key}", nested
+
+
+def _as_section(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _section(name: str, model: type[BaseModel]) -> str:
-    rows = "\n".join(_row(key, field) for key, field in model.model_fields.items())
+    rows = "\n".join(
+        _row(key, field) for key, field in model.model_fields.items() if _as_section(field) is None
+    )
     return (
         f"## `[{name}]`\n{(model.__doc__ or '').strip()}\n\n"
         f"| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"

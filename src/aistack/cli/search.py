@@ -53,6 +53,13 @@ def register(app: typer.Typer) -> None:
                 help="By metadata: = > >= < <=; repeat for more fields, a repeated = means any of.",
             ),
         ] = None,
+        rerank: Annotated[
+            bool | None,
+            typer.Option(
+                "--rerank/--no-rerank",
+                help="The best 20 in the order of a cross-encoder (default: as the collection).",
+            ),
+        ] = None,
     ) -> None:
         """Find passages, best first, with the score of each leg."""
         if not query.strip():
@@ -66,6 +73,8 @@ def register(app: typer.Typer) -> None:
         }
         if filter_:
             body["filters"] = parse_filters(filter_)
+        if rerank is not None:
+            body["rerank"] = rerank
         with session.api() as api:
             answer = api.json("POST", "/v1/search", body=body, repeat=True)
         if session.out.as_json:
@@ -141,7 +150,7 @@ def where(place: dict[str, Any]) -> str:
 
 
 def scores(hit: dict[str, Any]) -> str:
-    """The fused score and each leg's rank and score; `–` for a leg that did not find it."""
+    """The fused score and each leg's rank and score; `–` for a leg that has none."""
     parts = [f"score {hit['score']:.4f}"]
     for name, leg in (hit.get("legs") or {}).items():
         parts.append(f"{name} #{leg['rank']} {leg['score']:.3f}" if leg else f"{name} –")

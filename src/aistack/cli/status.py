@@ -217,8 +217,14 @@ def programs(run_dir: Path) -> dict[str, ServerReport]:
 
 def as_needs(reports: Iterable[ServiceReport]) -> dict[str, ServerReport]:
     """The servers underneath, as the services that call them find them."""
-    from aistack.stack import INFRASTRUCTURE
+    from aistack.stack import INFRASTRUCTURE, load_stack
 
+    optional = {
+        need
+        for entry in load_stack().services.values()
+        for need, kind in entry.needs.items()
+        if kind == "optional"
+    }
     seen: dict[str, list[bool]] = {name: [] for name in sorted(INFRASTRUCTURE)}
     for report in reports:
         for need in report.needs:
@@ -227,6 +233,7 @@ def as_needs(reports: Iterable[ServiceReport]) -> dict[str, ServerReport]:
     return {
         name: ServerReport("unknown" if not ups else "up" if all(ups) else "down")
         for name, ups in seen.items()
+        if ups or name not in optional
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aistack.clients.http import PeerClient
+from aistack.model_prompts import InputType
 from aistack.models import UNIT_TOLERANCE, EmbeddingSet
 from aistack.service.errors import NotFound, Unavailable
 
@@ -19,6 +20,9 @@ Vectors = NDArray[np.float32]
 
 #: UTF-8 bytes of the texts of one request: well under the service's body limit when escaped.
 REQUEST_BYTES = 1_048_576
+#: Texts of one request to forget, and its seconds: a delete waits for it.
+FORGET_TEXTS = 1000
+FORGET_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,35 @@ class EmbeddingsClient:
         """
         return (await self.embed_in_set(texts))[1]
 
-    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, Vectors]:
-        """As `embed`, with the set of the rows: one request where the model is known."""
+    async def embed_in_set(
+        self, texts: Sequence[str], input_type: InputType | None = None
+    ) -> tuple[EmbeddingSet, Vectors]:
+        """As `embed`, with the set of the rows: one request where the model is known.
+
+        `input_type` chooses among the prompts of a model that has some.
+        """
         model = self._model or await self.describe()
         parts = [
-            await self._request(part, model) for part in _parts(texts, model.client_batch)
+            await self._request(part, model, input_type)
+            for part in _parts(texts, model.client_batch)
         ] or [np.empty((0, model.identity.dimension), dtype=np.float32)]
         return model.identity, np.concatenate(parts)
+
+    async def forget(self, digests: Sequence[str]) -> None:
+        """Have cached vectors removed, of texts named by hexadecimal SHA-256 of their UTF-8 (with
+        their prompt). Raises a StackError."""
+        for start in range(0, len(digests), FORGET_TEXTS):
+            await self._peer.request(
+                "POST",
+                "/v1/embeddings/forget",
+                json={"sha256": list(digests[start : start + FORGET_TEXTS])},
+                retry=True,
+                timeout=FORGET_SECONDS,
+            )
+
+    def of(self, input_type: InputType) -> TypedEmbeddings:
+        """The same service for texts of one kind."""
+        return TypedEmbeddings(self, input_type)
 
     async def ready(self) -> bool:
         """Whether the service has started; costs the breaker nothing."""
@@ -79,7 +105,10 @@ class EmbeddingsClient:
         """Close the connections."""
         await self._peer.aclose()
 
-    async def _request(self, texts: Sequence[str], model: EmbeddingModel) -> Vectors:
+    async def _request(
+        self, texts: Sequence[str], model: EmbeddingModel, input_type: InputType | None
+    ) -> Vectors:
+        asked = {} if input_type is None else {"input_type": input_type}
         try:
             body = await self._peer.request_json(
                 "POST",
@@ -88,6 +117,7 @@ class EmbeddingsClient:
                     "model": model.identity.model,
                     "input": list(texts),
                     "encoding_format": "base64",
+                    **asked,
                 },
                 retry=True,
             )
@@ -107,6 +137,22 @@ class EmbeddingsClient:
         # Forgotten, so that the next call asks what there is now.
         self._model = None
         return Unavailable("The embedding model has just changed; try again.")
+
+
+class TypedEmbeddings:
+    """The embeddings service for queries, or for documents: see `EmbeddingsClient.of`."""
+
+    def __init__(self, client: EmbeddingsClient, input_type: InputType) -> None:
+        self._client = client
+        self._input_type = input_type
+
+    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, Vectors]:
+        """As the client's, with the model's prompt for this kind of text."""
+        return await self._client.embed_in_set(texts, self._input_type)
+
+    async def embedding_set(self) -> EmbeddingSet:
+        """As the client's."""
+        return await self._client.embedding_set()
 
 
 def _checked(encoded: Sequence[bytes], count: int, dimension: int) -> Vectors:

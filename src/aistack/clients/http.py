@@ -15,6 +15,7 @@ from aistack.service.errors import (
     BadRequest,
     Conflict,
     NotFound,
+    NotImplementedHere,
     Overloaded,
     StackError,
     TooLarge,
@@ -187,6 +188,9 @@ class PeerClient:
         retry_after = _retry_after(response)
         if status in _TRANSIENT:
             raise Transient(f"status {status}", retry_after=retry_after)
+        if status == 501 and (detail := _detail(response)) is not None:
+            # An option of our own that is switched off there; a foreign server's 501 is a fault.
+            raise NotImplementedHere(detail)
         if (refusal := _REFUSALS.get(status)) is not None:
             detail = _detail(response) or f"{self.name} refused the request ({status})."
             raise refusal(detail, retry_after=retry_after)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
+import orjson
 import psycopg
 from pgvector.psycopg import register_vector_async
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from aistack.clients.postgres_reads import Reads
@@ -36,12 +40,15 @@ class Postgres:
             max_waiting=config.pool_max * 16,
             # How long the pool goes on trying to reconnect; for ever is what a service wants.
             reconnect_timeout=365 * 86400.0,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             kwargs={"application_name": "aistack", "options": options},
             configure=_configure,
             open=False,
         )
-        self.reads = Reads(self.conninfo, options=options)
+        # Statements by primary key: a plan made anew costs as much as the rest of one.
+        self.reads = Reads(
+            self.conninfo, options=f"{options} -c plan_cache_mode=force_generic_plan"
+        )
         self.dependency = Dependency(
             "postgres",
             timeout=config.timeout_seconds,
@@ -75,11 +82,24 @@ class Postgres:
                 await connection.execute(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
             yield connection
 
+    @asynccontextmanager
+    async def statements(self, operation: str) -> AsyncIterator[Connection]:
+        """A connection on which every statement is a transaction of its own."""
+        async with (
+            self.dependency.guard(operation),
+            self.pool.connection() as connection,
+            on_its_own(connection),
+        ):
+            yield connection
+
     async def row(
         self, operation: str, statement: LiteralString, arguments: Sequence[Any]
     ) -> tuple[Any, ...] | None:
-        """The first row of a read that needs no transaction: one round trip, asked again where the
-        connection was dead."""
+        """The first row of one statement without a transaction around it: one round trip.
+
+        It is sent again where the connection was dead, so it must be a read, or a write that may
+        be done twice.
+        """
         async with self.dependency.guard(operation):
             return await self.reads.row(statement, arguments)
 
@@ -122,7 +142,33 @@ class Postgres:
         await self.pool.close()
 
 
+@asynccontextmanager
+async def on_its_own(connection: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """Every statement on an idle connection commits by itself, until the end of the block."""
+    await connection.set_autocommit(True)
+    try:
+        yield
+    finally:
+        # One that was left in the middle of something is closed by its pool.
+        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            await connection.set_autocommit(False)
+
+
+async def _check(connection: Connection) -> None:
+    """Raises when the connection is dead.
+
+    The server is only asked where it has said something: its end, which closes the socket, shows
+    there at once, and to ask costs a round trip for every loan of a connection.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
 async def _configure(connection: Connection) -> None:
     await register_vector_async(connection)
+    # A number as it came: jsonb writes 1e300 with 301 digits, and Python's json reads an integer.
+    set_json_loads(orjson.loads, connection)
     # The lookup of the types began a transaction.
     await connection.commit()

@@ -1,9 +1,9 @@
-"""Single reads in one round trip: no transaction, and no check of the connection beforehand.
+"""Single statements in one round trip: no transaction, and no check of the connection beforehand.
 
 The pool of `postgres` asks a connection whether it lives before it lends it, and each loan is a
 transaction: three round trips around one statement. Here a connection that turns out dead is thrown
-away and the read, which changes nothing, is asked again; and the cursor is kept with its
-connection, because making one costs as much as such a read.
+away and the statement, which does no harm when it runs twice, is sent again; and the cursor is kept
+with its connection, because making one costs as much as such a statement.
 """
 
 from __future__ import annotations

@@ -68,28 +68,6 @@ class Redis:
 
         await self.dependency.call("mset", send)
 
-    async def set_listed(
-        self, key: str | bytes, value: bytes, *, listed_in: str | bytes, seconds: int
-    ) -> None:
-        """Stores one value for `seconds`, and its key in a set that lives as long, in one trip."""
-
-        async def send() -> None:
-            async with self._client.pipeline(transaction=False) as pipe:
-                pipe.set(key, value, ex=seconds)
-                pipe.sadd(listed_in, key)
-                pipe.expire(listed_in, seconds)
-                await pipe.execute()
-
-        await self.dependency.call("set", send)
-
-    async def members(self, listed_in: str | bytes) -> list[bytes]:
-        """The keys of a set, in any order."""
-
-        async def read() -> list[bytes]:
-            return list(await self._client.smembers(listed_in))
-
-        return await self.dependency.call("smembers", read)
-
     async def delete(self, *keys: str | bytes) -> None:
         """Removes keys; unknown ones are no error."""
         await self.dependency.call("delete", lambda: self._client.delete(*keys))

@@ -12,10 +12,12 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Literal, TypeVar
 
 import structlog
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from prometheus_client import Counter, Histogram
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from aistack.service import metrics
@@ -257,18 +259,30 @@ class Dependency:
                     raise
         finally:
             self._slots.release()
-            metrics.DEPENDENCY_SECONDS.labels(self.name, operation).observe(
-                time.monotonic() - started
-            )
-            metrics.DEPENDENCY_CALLS.labels(self.name, operation, outcome).inc()
+            took, ended = _series(self.name, operation, outcome)
+            took.observe(time.monotonic() - started)
+            ended.inc()
 
     async def _enter(self, operation: str, limit: float) -> None:
+        if not self._slots.locked():
+            # There is nothing to wait for: a clock would cost as much as the rest of the guard.
+            await self._slots.acquire()
+            return
         try:
             async with asyncio.timeout(min(limit, self._queue_seconds)):
                 await self._slots.acquire()
         except TimeoutError:
             metrics.DEPENDENCY_CALLS.labels(self.name, operation, "full").inc()
             raise Overloaded(f"Too many calls to {self.name} at once.") from None
+
+
+@cache
+def _series(name: str, operation: str, outcome: str) -> tuple[Histogram, Counter]:
+    """Looked up once: as many as there are series."""
+    return (
+        metrics.DEPENDENCY_SECONDS.labels(name, operation),
+        metrics.DEPENDENCY_CALLS.labels(name, operation, outcome),
+    )
 
 
 class _Failed(Unavailable):

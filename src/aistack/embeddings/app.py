@@ -16,6 +16,7 @@ from aistack.embeddings.embedder import Embedded, Embedder, Timings
 from aistack.embeddings.encoder import Encoder, EncoderError
 from aistack.embeddings.lanes import lane_count
 from aistack.embeddings.loading import extended, load
+from aistack.embeddings.rerank_service import Rerank, add_routes
 from aistack.embeddings.scheduler import Pass, Scheduler
 from aistack.embeddings.warm_up import warm_up
 from aistack.models import EmbeddingSet, ModelFiles
@@ -43,6 +44,12 @@ curl "$AISTACK_URL/embed" \\
   -H "Content-Type: application/json" \\
   -d '{"inputs": ["a lake in the mountains", "an alpine tarn"]}'
 """
+FORGET_EXAMPLE = """
+curl "$AISTACK_URL/v1/embeddings/forget" \\
+  -H "Authorization: Bearer $AISTACK_API_KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{"sha256": ["a948904f2f0f479b8f8197694b30184b0d2ed1c1cd2a1ec0fb85d299a192a447"]}'
+"""
 MODELS_EXAMPLE = """
 curl "$AISTACK_URL/v1/models" -H "Authorization: Bearer $AISTACK_API_KEY"
 """
@@ -56,6 +63,7 @@ class Loaded:
     encoder: Encoder
     scheduler: Scheduler
     embedder: Embedder
+    cache: VectorCache | None
     created: int
     dimensions: tuple[int, ...]
 
@@ -167,6 +175,7 @@ class Embeddings:
             encoder=encoder,
             scheduler=scheduler,
             embedder=Embedder(encoder, scheduler, cache),
+            cache=cache,
             created=int(files.weights.stat().st_mtime),
             dimensions=tuple(sorted({*files.matryoshka, *self._config.dimensions})),
         )
@@ -194,7 +203,17 @@ class Embeddings:
 def create(config: Config) -> Service:
     """The service's parts for the kit."""
     service = Embeddings(config)
+    rerank = Rerank(config.embeddings)
     router = service_router()
+    add_routes(router, rerank)
+
+    async def start(runtime: Runtime) -> None:
+        await service.start(runtime)
+        await rerank.start(runtime)
+
+    async def stop() -> None:
+        await rerank.stop()
+        await service.stop()
 
     @router.post(
         "/v1/embeddings",
@@ -238,6 +257,18 @@ def create(config: Config) -> Service:
         embedded = await while_connected(request, loaded.embedder.embed(texts))
         return _answer(schemas.tei_body(embedded, given), embedded)
 
+    @router.post(
+        "/v1/embeddings/forget", status_code=204, **example(scope("embed"), FORGET_EXAMPLE)
+    )
+    async def forget(body: schemas.ForgetRequest) -> None:
+        """Remove cached vectors of texts, named by their hash; unknown ones are no error.
+
+        For a service that deletes a document. Nothing else uses the hash: the next request for
+        such a text encodes it again.
+        """
+        if (cache := service.loaded.cache) is not None:
+            await cache.forget([bytes.fromhex(one) for one in body.sha256])
+
     @router.get(
         "/v1/models",
         response_model=schemas.ModelList,
@@ -263,10 +294,10 @@ def create(config: Config) -> Service:
     return Service(
         name="embeddings",
         router=router,
-        start=service.start,
-        stop=service.stop,
+        start=start,
+        stop=stop,
         needs=needs if config.embeddings.cache_seconds else (),
-        heartbeats=[service.heartbeat],
+        heartbeats=[service.heartbeat, *rerank.heartbeats],
     )
 
 

@@ -43,6 +43,8 @@ class Store(Protocol):
 
     async def mset(self, values: Mapping[str | bytes, bytes], *, seconds: int) -> None: ...
 
+    async def delete(self, *keys: str | bytes) -> None: ...
+
 
 class VectorCache:
     """Look-ups and writes of many vectors at once; neither ever raises for the store's sake."""
@@ -94,6 +96,10 @@ class VectorCache:
             return
         self._found()
         metrics.CACHE_WRITES.labels("ok").inc(len(values))
+
+    async def forget(self, digests: Sequence[bytes]) -> None:
+        """Remove what is there of `digests`. Raises a StackError when the store is away."""
+        await self._store.delete(*(self._prefix + digest for digest in digests))
 
     def _encode(self, embedding: Embedding) -> bytes:
         head = HEAD.pack(embedding.tokens, embedding.truncated)

@@ -33,11 +33,13 @@ class EncoderError(Exception):
 class Tokens:
     """One text, ready to be encoded: `ids` (s,) int32 with the special tokens.
 
-    `truncated` tells that the text was longer than the model reads and was cut at its end.
+    `truncated` tells that the text was longer than the model reads and was cut at its end. `types`
+    (s,) int32 are for a pair of texts: which of the two each token is of, 0 or 1.
     """
 
     ids: Ids
     truncated: bool = False
+    types: Ids | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -62,22 +62,7 @@ class OnnxEncoder(LoadedModel):
             )
         super().__init__(files, revision, "onnx", precision)
         graph = kept_graph(files, revision, state)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A spinning worker takes the core that the event loop and the other services need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # The arena keeps the largest batch for ever; it is small since batches are cut by tokens.
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=["CPUExecutionProvider"]
-            )
-        except FAILURES as error:
-            raise StartError(
-                f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot load the graph: install"
-                " a version that pyproject.toml admits, or set embeddings.encoder to torch"
-            ) from error
+        self._session = open_session(graph, threads, option="embeddings.encoder")
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """(n, d) float32, unit length. Raises EncoderError."""
@@ -90,3 +75,21 @@ class OnnxEncoder(LoadedModel):
             raise EncoderError("the onnx engine failed in a forward pass") from error
         vectors: Vectors = outputs[0]
         return vectors
+
+
+def open_session(graph: Path, threads: int, *, option: str) -> onnxruntime.InferenceSession:
+    """A session of `threads` cores over `graph`; `option` chooses another engine. StartError."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning worker takes the core that the event loop and the other services need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps the largest batch for ever; it is small since batches are cut by tokens.
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except FAILURES as error:
+        raise StartError(
+            f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot load the graph: install"
+            f" a version that pyproject.toml admits, or set {option} to torch"
+        ) from error

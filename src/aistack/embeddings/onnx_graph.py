@@ -7,7 +7,8 @@ Nothing is exported or downloaded, and the same files give the same bytes. The g
     embedding  (n, d) float32, unit length
 
 written with ONNX Runtime's fused operators (com.microsoft), which its CPU, CUDA and ROCm providers
-share; they are exact (Gelu by erf), only the order of the sums differs from PyTorch.
+share; they are exact (Gelu by erf), only the order of the sums differs from PyTorch. The graph of a
+cross-encoder (`rerank_graph`) has the same layers.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -40,7 +42,31 @@ IR_VERSION = 8
 Float = NDArray[np.float32]
 
 
+class GraphFiles(Protocol):
+    """What a graph is made from: a model directory that was read and found whole."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def weights(self) -> Path: ...
+
+    @property
+    def architecture(self) -> Mapping[str, Any]: ...
+
+    @property
+    def settings(self) -> str: ...
+
+
+Files = TypeVar("Files", bound=GraphFiles)
+
+
 def kept_graph(files: ModelFiles, revision: str, state: Path) -> Path:
+    """The graph's file in `state`, as `kept`. Raises StartError."""
+    return kept(files, revision, state, build_graph)
+
+
+def kept(files: Files, revision: str, state: Path, build: Callable[[Files], bytes]) -> Path:
     """The graph's file in `state`, made at the first call and checked by hash at each.
 
     The name carries the weights' revision, a digest of the other settings, the builder's version
@@ -53,7 +79,7 @@ def kept_graph(files: ModelFiles, revision: str, state: Path) -> Path:
             return path
         log.warning("kept_graph_damaged", file=path.name, action="made anew")
         path.unlink()
-    data = build_graph(files)
+    data = build(files)
     path = state / f"{stem}-{hashlib.sha256(data).hexdigest()}.onnx"
     try:
         write_whole(path, data)
@@ -89,22 +115,34 @@ def _forget(made: Path, revision: str) -> None:
 
 def build_graph(files: ModelFiles) -> bytes:
     """The serialised graph: the same bytes for the same files. Raises StartError."""
-    _check_architecture(files)
+    return serialized(files, _Embedder, option="embeddings.encoder")
+
+
+def serialized(
+    files: Files, builder: Callable[[Files, Any], GraphBuilder], *, option: str
+) -> bytes:
+    """The graph that `builder` makes of the weights; `option` is what chooses another engine.
+
+    Raises StartError.
+    """
+    _check_architecture(files, option)
     try:
         with safe_open(files.weights, framework="numpy") as tensors:
             names = set(tensors.keys())
             prefix = "bert." if "bert.embeddings.LayerNorm.weight" in names else ""
 
             def weight(name: str) -> Float:
-                return np.ascontiguousarray(tensors.get_tensor(prefix + name), dtype=np.float32)
+                # What stands on the encoder (a classifier) has no prefix.
+                full = prefix + name if prefix + name in names else name
+                return np.ascontiguousarray(tensors.get_tensor(full), dtype=np.float32)
 
-            data: bytes = _Builder(files, weight).model().SerializeToString(deterministic=True)
+            data: bytes = builder(files, weight).model().SerializeToString(deterministic=True)
             return data
     except SafetensorError as error:
         raise StartError(f"{files.weights}: not the weights of a BERT encoder ({error})") from error
 
 
-def _check_architecture(files: ModelFiles) -> None:
+def _check_architecture(files: GraphFiles, option: str) -> None:
     config = files.architecture
     wanted = {
         "model_type": ("bert", "bert"),
@@ -115,20 +153,26 @@ def _check_architecture(files: ModelFiles) -> None:
         if (found := config.get(key, default)) != value:
             raise StartError(
                 f"{files.directory / 'config.json'}: {key} is {found!r}, the onnx engine knows"
-                f" {value!r} only: set embeddings.encoder to torch"
+                f" {value!r} only: set {option} to torch"
             )
 
 
-class _Builder:
+class GraphBuilder:
     """The state of one build: nodes and initializers in the order in which they were made."""
 
-    def __init__(self, files: ModelFiles, weight: Any) -> None:
+    #: Inputs, each (n, s) int32, and the output (n, columns) float32.
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    output: str
+
+    def __init__(self, files: GraphFiles, weight: Any) -> None:
         self._config = files.architecture
-        self._pooling = files.pooling
-        self._dimension = files.dimension
         self._weight = weight
         self._nodes: list[NodeProto] = []
         self._initializers: list[Any] = []
+
+    def _head(self, hidden: str) -> int:
+        """Make `output` from the last layer (n, s, d); how many columns it has."""
+        raise NotImplementedError
 
     def model(self) -> ModelProto:
         from onnx import TensorProto, helper
@@ -136,11 +180,13 @@ class _Builder:
         hidden, lengths = self._embeddings()
         for layer in range(int(self._config["num_hidden_layers"])):
             hidden = self._layer(f"encoder.layer.{layer}", hidden, lengths)
-        self._pool(hidden)
-        ids = helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["n", "s"])
-        mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT32, ["n", "s"])
-        out = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", self._dimension])
-        graph = helper.make_graph(self._nodes, "encoder", [ids, mask], [out], self._initializers)
+        columns = self._head(hidden)
+        given = [
+            helper.make_tensor_value_info(name, TensorProto.INT32, ["n", "s"])
+            for name in self.inputs
+        ]
+        out = helper.make_tensor_value_info(self.output, TensorProto.FLOAT, ["n", columns])
+        graph = helper.make_graph(self._nodes, "encoder", given, [out], self._initializers)
         return helper.make_model(
             graph,
             producer_name="aistack",
@@ -153,17 +199,20 @@ class _Builder:
         )
 
     def _embeddings(self) -> tuple[str, str]:
-        # All tokens have type 0: its vector joins the positions, and one look-up is saved.
         kinds = self._weight("embeddings.token_type_embeddings.weight")
-        positions = self._weight("embeddings.position_embeddings.weight") + kinds[0]
+        positions = self._weight("embeddings.position_embeddings.weight")
+        pairs = "token_type_ids" in self.inputs
+        if not pairs:
+            # All tokens have type 0: its vector joins the positions, and one look-up is saved.
+            positions = positions + kinds[0]
         self._node(
             "EmbedLayerNormalization",
             [
                 "input_ids",
-                "",
+                "token_type_ids" if pairs else "",
                 self._named("embeddings.word_embeddings.weight"),
                 self._constant("embeddings.positions", positions),
-                "",
+                self._constant("embeddings.kinds", kinds) if pairs else "",
                 self._named("embeddings.LayerNorm.weight"),
                 self._named("embeddings.LayerNorm.bias"),
                 "attention_mask",
@@ -217,27 +266,6 @@ class _Builder:
         )
         return f"{name}.normed"
 
-    def _pool(self, hidden: str) -> None:
-        from onnx import TensorProto
-
-        if self._pooling == "cls":
-            first = self._constant("pool.first", np.array(0, dtype=np.int64))
-            self._node("Gather", [hidden, first], ["pooled"], domain="", axis=1)
-        else:
-            # The mean over the real tokens is one row of a matrix product: mask (n, 1, s) times
-            # hidden (n, s, d). Its scale does not matter, for the length is made 1 just below.
-            middle = self._constant("pool.axis", np.array([1], dtype=np.int64))
-            self._node(
-                "Cast", ["attention_mask"], ["pool.mask"], domain="", to=int(TensorProto.FLOAT)
-            )
-            self._node("Unsqueeze", ["pool.mask", middle], ["pool.row"], domain="")
-            self._node("MatMul", ["pool.row", hidden], ["pool.sum"], domain="")
-            self._node("Squeeze", ["pool.sum", middle], ["pooled"], domain="")
-        tiny = self._constant("norm.tiny", np.array(1e-12, dtype=np.float32))
-        self._node("ReduceL2", ["pooled"], ["norm"], domain="", axes=[-1], keepdims=1)
-        self._node("Max", ["norm", tiny], ["norm.safe"], domain="")
-        self._node("Div", ["pooled", "norm.safe"], ["embedding"], domain="")
-
     def _named(self, name: str) -> str:
         return self._constant(name, self._weight(name))
 
@@ -264,6 +292,39 @@ class _Builder:
             kind, inputs, outputs, name=f"{outputs[0]}/{kind}", domain=domain, **attributes
         )
         self._nodes.append(node)
+
+
+class _Embedder(GraphBuilder):
+    """Pooling and unit length on top."""
+
+    output = "embedding"
+
+    def __init__(self, files: ModelFiles, weight: Any) -> None:
+        super().__init__(files, weight)
+        self._pooling = files.pooling
+        self._dimension = files.dimension
+
+    def _head(self, hidden: str) -> int:
+        from onnx import TensorProto
+
+        if self._pooling == "cls":
+            first = self._constant("pool.first", np.array(0, dtype=np.int64))
+            self._node("Gather", [hidden, first], ["pooled"], domain="", axis=1)
+        else:
+            # The mean over the real tokens is one row of a matrix product: mask (n, 1, s) times
+            # hidden (n, s, d). Its scale does not matter, for the length is made 1 just below.
+            middle = self._constant("pool.axis", np.array([1], dtype=np.int64))
+            self._node(
+                "Cast", ["attention_mask"], ["pool.mask"], domain="", to=int(TensorProto.FLOAT)
+            )
+            self._node("Unsqueeze", ["pool.mask", middle], ["pool.row"], domain="")
+            self._node("MatMul", ["pool.row", hidden], ["pool.sum"], domain="")
+            self._node("Squeeze", ["pool.sum", middle], ["pooled"], domain="")
+        tiny = self._constant("norm.tiny", np.array(1e-12, dtype=np.float32))
+        self._node("ReduceL2", ["pooled"], ["norm"], domain="", axes=[-1], keepdims=1)
+        self._node("Max", ["norm", tiny], ["norm.safe"], domain="")
+        self._node("Div", ["pooled", "norm.safe"], ["embedding"], domain="")
+        return self._dimension
 
 
 def write_whole(path: Path, data: bytes) -> None:

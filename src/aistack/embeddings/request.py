@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -37,27 +38,46 @@ class Request:
     started: float = 0.0
     ended: bool = False
 
-    def deliver(self) -> None:
-        """Answer, from any thread; every vector is there."""
-        result = Encoded(
+    def answer(self) -> Encoded:
+        """What goes to the caller; every vector is there."""
+        return Encoded(
             np.stack([vector for vector in self.vectors if vector is not None]),
             self.started - self.queued,
             time.perf_counter() - self.started,
         )
-        self._settle(lambda: self.future.set_result(result))
 
     def fail(self, error: StackError) -> None:
         """Answer with an error, from any thread."""
-        self._settle(lambda: self.future.set_exception(error))
 
-    def _settle(self, settle: Callable[[], None]) -> None:
-        def unless_gone() -> None:
+        def settle() -> None:
             if not self.future.done():
-                settle()
+                self.future.set_exception(error)
 
-        # The loop of a process that is being torn down may be gone, and its callers with it.
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(unless_gone)
+        _call(self.loop, settle)
+
+
+def deliver(complete: Sequence[Request]) -> None:
+    """Answer requests that have all their vectors, from any thread.
+
+    The event loop is woken once for all of them, and once for each loop where there are several.
+    """
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Encoded], Encoded]]] = {}
+    for request in complete:
+        by_loop.setdefault(request.loop, []).append((request.future, request.answer()))
+    for loop, answers in by_loop.items():
+        _call(loop, partial(_settle, answers))
+
+
+def _settle(answers: Sequence[tuple[asyncio.Future[Encoded], Encoded]]) -> None:
+    for future, answer in answers:
+        if not future.done():
+            future.set_result(answer)
+
+
+def _call(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:
+    # The loop of a process that is being torn down may be gone, and its callers with it.
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle)
 
 
 @dataclass(slots=True, eq=False)

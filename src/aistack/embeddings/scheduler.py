@@ -30,7 +30,7 @@ import structlog
 from aistack.embeddings.cut import cut
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.lanes import Lanes
-from aistack.embeddings.request import Encoded, Entry, Request
+from aistack.embeddings.request import Encoded, Entry, Request, deliver
 from aistack.service.errors import Overloaded, Unavailable
 
 log = structlog.get_logger()
@@ -284,8 +284,7 @@ class Scheduler:
                 self._fail(batch)
         self._report(batch, time.perf_counter() - began, failed=vectors is None)
         if vectors is not None:
-            for request in self._fill(batch, vectors):
-                request.deliver()
+            deliver(self._fill(batch, vectors))
 
     def _fill(self, batch: list[Entry], vectors: Vectors) -> list[Request]:
         """Put the vectors where they belong; the requests that are complete by them."""

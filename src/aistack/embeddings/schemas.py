@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,6 +64,20 @@ class EmbeddingsRequest(Prompted):
     )
     dimensions: int | None = Field(None, description=DIMENSIONS)
     user: str | None = Field(None, max_length=200, description="accepted, and not used")
+
+
+#: Texts that one request may ask to be forgotten.
+FORGET_TEXTS = 4096
+
+
+class ForgetRequest(Wire):
+    """Texts whose vectors shall not be kept."""
+
+    sha256: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        min_length=1,
+        max_length=FORGET_TEXTS,
+        description="hexadecimal SHA-256 of the UTF-8 of each text, with the prompt before it",
+    )
 
 
 class EmbedRequest(Prompted):

@@ -1,4 +1,4 @@
-"""Documents to text and blocks: plain text, Markdown, HTML, PDF.
+"""Documents to text and blocks: plain text, Markdown, HTML, PDF, source code, JSON, YAML, TOML.
 
     parse(content, content_type) -> ParsedDocument      raises ParseError, UnsupportedType
     check(content, content_type)                        the same errors, without the long work
@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
+from functools import partial
 from typing import Final
 
-from aistack.aidb.parsing import html, markdown, pdf, text
+from aistack import content_types as types
+from aistack.aidb.parsing import html, json_text, markdown, pdf, settings_text, source, text
 from aistack.aidb.parsing.document import (
     Block,
     BlockKind,
@@ -22,9 +24,9 @@ from aistack.aidb.parsing.document import (
     ParseError,
     UnsupportedType,
 )
+from aistack.content_types import CONTENT_TYPES
 
 __all__ = [
-    "BY_ENDING",
     "CONTENT_TYPES",
     "Block",
     "BlockKind",
@@ -41,19 +43,21 @@ __all__ = [
 class _Format:
     parse: Callable[[bytes, str | None], ParsedDocument]
     check: Callable[[bytes, str | None], object]
-    endings: tuple[str, ...]
 
 
-_FORMATS: Final = {
-    "text/plain": _Format(text.parse, text.decode, (".txt", ".text", ".rst", ".log")),
-    "text/markdown": _Format(markdown.parse, text.decode, (".md", ".markdown", ".mdown")),
-    "text/html": _Format(html.parse, html.decode, (".html", ".htm", ".xhtml")),
-    "application/pdf": _Format(pdf.parse, pdf.check, (".pdf",)),
-}
-CONTENT_TYPES: Final = tuple(_FORMATS)
-#: The content type that the ending of a file's name stands for.
-BY_ENDING: Final[Mapping[str, str]] = {
-    ending: kind for kind, one in _FORMATS.items() for ending in one.endings
+_FORMATS: Final[Mapping[str, _Format]] = {
+    types.PLAIN: _Format(text.parse, text.decode),
+    types.MARKDOWN: _Format(markdown.parse, text.decode),
+    types.HTML: _Format(html.parse, html.decode),
+    types.PDF: _Format(pdf.parse, pdf.check),
+    types.JSON: _Format(json_text.parse, json_text.check),
+    types.JSON_LINES: _Format(json_text.parse_lines, json_text.check_lines),
+    types.YAML: _Format(settings_text.parse_yaml, text.decode),
+    types.TOML: _Format(settings_text.parse_toml, text.decode),
+    **{
+        kind: _Format(partial(source.parse_as, content_type=kind), text.decode)
+        for kind in (types.SOURCE, *types.LANGUAGES)
+    },
 }
 
 
@@ -69,7 +73,7 @@ def parse(content: bytes, content_type: str) -> ParsedDocument:
 
 
 def check(content: bytes, content_type: str) -> None:
-    """What can be told at once: the type, the encoding, NUL, emptiness, a PDF's outer form.
+    """What can be told at once: the type, the encoding, NUL, emptiness, JSON, a PDF's outer form.
 
     Raises ParseError, UnsupportedType. A document that passes may still fail in `parse`.
     """

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-BlockKind = Literal["heading", "paragraph", "code", "table", "list"]
+BlockKind = Literal["heading", "definition", "paragraph", "code", "table", "list"]
 
 #: Characters of text that one document may have.
 MAX_TEXT_CHARS: Final = 20_000_000
@@ -29,8 +29,10 @@ class UnsupportedType(ParseError):
 class Block:
     """`text[start:end]` of the document, one structural unit.
 
-    `level` and `label` (the heading's words without markup) are set for headings; `page` (from 1)
-    where there are pages; `line` (from 1, in the source) where the text is the source itself.
+    `level` and `label` (the heading's words without markup, what a definition defines) are set for
+    headings and definitions; a definition without a label is code after one, at that level. `page`
+    (from 1) is set where there are pages; `line` (from 1, in the source) where the text is the
+    source itself.
     """
 
     kind: BlockKind
@@ -44,11 +46,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """`blocks` are in order, do not overlap, and hold everything but white space of `text`."""
+    """`blocks` are in order, do not overlap, and hold everything but white space of `text`.
+
+    `parser` says how the blocks were found where that depends on the document.
+    """
 
     title: str | None
     text: str
     blocks: tuple[Block, ...]
+    parser: str = ""
 
 
 def checked(text: str) -> str:
