@@ -44,8 +44,6 @@ class Settings:
     migrate: str = ""
     #: Units that read the keys.
     key_units: Sequence[str] = ()
-    redis: str = ""
-    redis_password: str = field(default="", repr=False)
     #: SQL for the superuser after a restore (grants to roles of other parts).
     superuser_sql: Path | None = None
     revisions: Sequence[str] = ()
@@ -155,7 +153,6 @@ def from_environment() -> Iterator[Settings]:
             passfile.touch(mode=0o600)
             passfile.write_text(f"*:*:*:*:{password}\n")
             libpq["PGPASSFILE"] = str(passfile)
-        word = path("AISTACK_RESTORE_REDIS_PASSWORD_FILE")
         file = path("AISTACK_BACKUP_TABLE")
         entries: dict[str, Any] = json.loads(file.read_text()) if file else {}
         yield Settings(
@@ -171,8 +168,6 @@ def from_environment() -> Iterator[Settings]:
             writers=env.get("AISTACK_RESTORE_WRITERS", "").split(),
             migrate=env.get("AISTACK_RESTORE_MIGRATE", ""),
             key_units=env.get("AISTACK_RESTORE_KEY_UNITS", "").split(),
-            redis=env.get("AISTACK_RESTORE_REDIS", ""),
-            redis_password=word.read_text().strip() if word else "",
             superuser_sql=path("AISTACK_RESTORE_SUPERUSER_SQL"),
             revisions=env.get("AISTACK_RESTORE_REVISIONS", "").split(),
             systemctl=env.get("AISTACK_SYSTEMCTL", "systemctl"),

@@ -13,11 +13,6 @@ let
   own = cfg.backup;
   postgresql = cfg.postgresql;
   local = postgresql.createLocally;
-  redisUrl =
-    if cfg.redis.createLocally then
-      "unix://${toString config.services.redis.servers.aistack.unixSocket}"
-    else
-      toString cfg.redis.url;
 
   # Python runs a directory that has a __main__.py.
   program = "${pkgs.python3}/bin/python3 -I ${
@@ -104,11 +99,7 @@ let
         )
       );
       AISTACK_RESTORE_MIGRATE = "aistack-migrate.service";
-      AISTACK_RESTORE_REDIS = redisUrl;
       AISTACK_RESTORE_REVISIONS = toString revisions;
-    }
-    // optionalAttrs (!cfg.redis.createLocally && cfg.redis.passwordFile != null) {
-      AISTACK_RESTORE_REDIS_PASSWORD_FILE = "%d/redis-password";
     }
     // optionalAttrs local {
       AISTACK_RESTORE_ADMIN_ROLE = "postgres";
@@ -117,7 +108,6 @@ let
     };
 
   database = lib.optional local "postgresql.target";
-  redisAway = !lib.hasPrefix "unix:" redisUrl;
 
   serviceConfig =
     network:
@@ -143,7 +133,7 @@ let
   restoreUnit =
     verb: description:
     let
-      confined = serviceConfig (if local && !redisAway then "unix" else "egress");
+      confined = serviceConfig (if local then "unix" else "egress");
     in
     {
       inherit description;
@@ -157,11 +147,6 @@ let
       unitConfig.RequiresMountsFor = own.directory;
       serviceConfig = confined // {
         ExecStart = "${program} ${verb} %i";
-        LoadCredential =
-          confined.LoadCredential
-          ++ lib.optional (
-            !cfg.redis.createLocally && cfg.redis.passwordFile != null
-          ) "redis-password:${cfg.redis.passwordFile}";
         # The administrator's work is done as the user `postgres`; restored keys get their owner back.
         CapabilityBoundingSet = [
           "CAP_CHOWN"

@@ -84,6 +84,7 @@ let
     "nix"
     "python"
     "rust"
+    "tsx"
     "typescript"
   ];
 

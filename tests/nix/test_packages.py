@@ -54,7 +54,8 @@ def dependencies(nix: Nix, package: str) -> set[str]:
 def test_dependencies_are_those_of_the_project(nix_tool: Nix) -> None:
     engines = ("onnx", "openvino", "torch")
     extras = {key: names(PROJECT["optional-dependencies"][key]) for key in (*engines, "qdrant")}
-    declared = names(PROJECT["dependencies"]) | extras["qdrant"]
+    # On PyPI the grammar of TSX is in that of TypeScript.
+    declared = names(PROJECT["dependencies"]) | extras["qdrant"] | {"tree-sitter-tsx"}
     package = f"{PACKAGES}.aistack"
     for said, chosen in {
         "{ }": {"onnx", "openvino"},

@@ -257,9 +257,11 @@ def test_a_password_of_another_redis_is_a_credential(nix_tool: Nix) -> None:
         "{ services.aistack.redis = { createLocally = false;"
         ' url = "rediss://cache.example.org:6380/0"; passwordFile = "/run/secrets/redis"; }; }'
     )
-    for name in ("embeddings", "aidb"):
-        unit = ask(nix_tool, f'systemd.services."aistack-{name}".serviceConfig', module)
-        assert "redis-password:/run/secrets/redis" in unit["LoadCredential"]
-        found = settings(nix_tool, name, module)["redis"]
-        assert found["password_file"] == f"/run/credentials/aistack-{name}.service/redis-password"
+    unit = ask(nix_tool, 'systemd.services."aistack-embeddings".serviceConfig', module)
+    assert "redis-password:/run/secrets/redis" in unit["LoadCredential"]
+    found = settings(nix_tool, "embeddings", module)["redis"]
+    assert found["password_file"] == "/run/credentials/aistack-embeddings.service/redis-password"
+    # What does not ask it is not told the password.
+    aidb = ask(nix_tool, 'systemd.services."aistack-aidb".serviceConfig', module)
+    assert "redis-password:/run/secrets/redis" not in aidb["LoadCredential"]
     assert "redis-aistack" not in ask(nix_tool, "services.redis.servers", module)

@@ -13,10 +13,8 @@ from typing import Any
 
 import psycopg
 import pytest
-import redis
 
 from fix_backup import REVISIONS, UNITS, Machine
-from fix_embeddings import ValkeyProcess
 
 
 @pytest.fixture
@@ -25,16 +23,10 @@ def machine(backup_machine: Machine) -> Machine:
     return backup_machine
 
 
-def test_restore_brings_back_what_was_and_nothing_else(
-    machine: Machine, valkey: ValkeyProcess
-) -> None:
-    machine.more["AISTACK_RESTORE_REDIS"] = valkey.url
+def test_restore_brings_back_what_was_and_nothing_else(machine: Machine) -> None:
     name = machine.backup()
     machine.add("later")
-    with redis.Redis(unix_socket_path=str(valkey.socket)) as cache:
-        cache.set("aidb:search:1:stale", "x")
-        machine.run("restore", name)
-        assert cache.dbsize() == 0, "searches of an epoch that comes again"
+    machine.run("restore", name)
     assert machine.collections() == ["first"]
     assert machine.rows("SELECT v::text FROM vectors WHERE v IS NOT NULL") == [("[1,2,3]",)]
     owners = machine.rows("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
@@ -167,33 +159,6 @@ def test_a_failed_migration_swaps_back(machine: Machine) -> None:
     assert machine.collections() == ["first", "later"]
     assert machine.databases() == {""}
     assert machine.running() == set(UNITS)
-
-
-def test_no_redis_no_swap(machine: Machine) -> None:
-    machine.more["AISTACK_RESTORE_REDIS"] = f"unix://{machine.root}/nowhere.sock"
-    name = machine.backup()
-    machine.add("later")
-    machine.run("restore", name, fails="Redis cannot be emptied")
-    assert machine.collections() == ["first", "later"]
-    assert machine.running() == set(UNITS)
-
-
-def test_a_redis_with_a_password(machine: Machine, valkey: ValkeyProcess) -> None:
-    password = machine.root / "password"
-    password.write_text("correct horse\n")
-    machine.more |= {
-        "AISTACK_RESTORE_REDIS": valkey.url,
-        "AISTACK_RESTORE_REDIS_PASSWORD_FILE": str(password),
-    }
-    with redis.Redis(unix_socket_path=str(valkey.socket)) as cache:
-        cache.config_set("requirepass", "correct horse")
-        cache.set("aidb:search:1:stale", "x")
-        name = machine.backup()
-        machine.run("restore", name)
-        assert cache.dbsize() == 0
-    password.write_text("wrong\n")
-    line = machine.run("restore", name, fails="Redis refuses AUTH")
-    assert "wrong" not in line.split("AUTH")[0]
 
 
 def test_an_external_server_where_the_role_may_too_little(machine: Machine) -> None:

@@ -258,7 +258,9 @@ def create(config: Config) -> Service:
         return _answer(schemas.tei_body(embedded, given), embedded)
 
     @router.post(
-        "/v1/embeddings/forget", status_code=204, **example(scope("embed"), FORGET_EXAMPLE)
+        "/v1/embeddings/forget",
+        status_code=204,
+        **example(scope("embed", openai=True), FORGET_EXAMPLE),
     )
     async def forget(body: schemas.ForgetRequest) -> None:
         """Remove cached vectors of texts, named by their hash; unknown ones are no error.

@@ -41,10 +41,10 @@ class OpenvinoEncoder(LoadedModel):
     streams as `lanes`, each with `threads` cores; further callers wait for a stream.
     """
 
-    #: In bf16 a pass costs 3.4 ms more than its tokens do at .062 ms each where every pass has
-    #: another shape than the one before, as it is under load: 55 tokens. Of that 2 ms are for the
-    #: change of shape (AMD EPYC with AVX512-BF16, one thread).
-    pass_tokens = 55
+    #: A pass costs 1.3 ms more than its tokens do at .063 ms each in bf16, 2.4 and .12 ms in fp32
+    #: (AMD EPYC with AVX512-BF16, one thread): 20 tokens. After a pass of another shape it is 2 ms
+    #: more; a `pass_tokens` that counted them made larger batches, and no more texts a second.
+    pass_tokens = 20
 
     def __init__(
         self,

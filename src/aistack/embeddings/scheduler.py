@@ -2,10 +2,10 @@
 
 Not a queue of batches and no linger: texts wait one by one, sorted by length, and a lane takes the
 best batch at the moment it can run it. An idle service encodes a lone text at once; under load
-the batches grow by themselves. Every second pass starts from the text that has waited longest and
-the others from the shortest text, so that a short query is not stuck behind a bulk of long texts
-and a long text is not starved by a stream of short ones: with k older texts before it, a text is
-in one of the next 2 (k + 1) passes, whichever lanes run them.
+the batches grow by themselves. A pass starts from the text that has waited longest; every second
+one from the shortest text where that is less than half as long, so that a short query is not stuck
+behind a bulk of long texts, and a long text is not starved by a stream of short ones: with k older
+texts before it, a text is in one of the next 2 (k + 1) passes, whichever lanes run them.
 
 A caller may hold places before it has its tokens: what does not fit is refused before anything is
 done for it.
@@ -39,6 +39,8 @@ log = structlog.get_logger()
 IDLE_SECONDS = 1.0
 #: Bounds of the advice in Retry-After, in seconds.
 RETRY_SECONDS = (1.0, 30.0)
+#: How many times as long as the shortest text the oldest must be for the shortest to go first.
+MUCH_LONGER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +256,8 @@ class Scheduler:
         self._passes += 1
         while self._by_age[0].gone:
             self._by_age.popleft()
-        if self._passes % 2:
-            oldest = self._by_age[0]
+        oldest = self._by_age[0]
+        if self._passes % 2 or oldest.key[0] < MUCH_LONGER * self._by_length[0].key[0]:
             anchor = bisect_left(self._by_length, oldest.key, key=attrgetter("key"))
         lengths = [entry.key[0] for entry in self._by_length]
         low, high = cut(lengths, anchor, self._batch_tokens, self._pass_tokens)

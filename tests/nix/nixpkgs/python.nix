@@ -172,6 +172,7 @@ let
             "tree-sitter-nix"
             "tree-sitter-python"
             "tree-sitter-rust"
+            "tree-sitter-tsx"
             "tree-sitter-typescript"
           ]
           (

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import redis_flush
 import store
 from backup import COUNT
 from settings import Refused, Settings, identifier, literal, numbers
@@ -203,9 +202,6 @@ def _stopped(settings: Settings, change: Callable[[], None]) -> None:
     running = settings.active(settings.writers)
     try:
         settings.unit("stop", *running)
-        # Cached searches carry the epoch of their collection, and epochs go back in time now.
-        if settings.redis:
-            redis_flush.flush(settings.redis, settings.redis_password)
         change()
     finally:
         settings.unit("start", *running)
