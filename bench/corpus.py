@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
 from aistack.aidb import embedding_sets, parsing
+from aistack.aidb.analysis import ENGLISH, analyzer_version
 from aistack.aidb.chunking import Chunker
 from aistack.aidb.embedding_sets import VectorTable
 from aistack.aidb.ingest import indexed
@@ -44,7 +45,9 @@ class LocalEncoder:
         )
         self.calls = 0
 
-    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, NDArray[np.float32]]:
+    async def embed_in_set(
+        self, texts: Sequence[str], *, seconds: float | None = None
+    ) -> tuple[EmbeddingSet, NDArray[np.float32]]:
         """As the client of the embeddings service."""
         self.calls += 1
         return self.encoder.identity, self.encode(texts)
@@ -83,7 +86,9 @@ class Corpus:
     async def add(self, sources: Iterable[Source], collection: str = "default") -> list[UUID]:
         """Put documents in; their ids."""
         parsed = [(one, parsing.parse(one.text.encode(), one.content_type)) for one in sources]
-        cut = [[indexed(chunk) for chunk in self._chunker.chunk(text)] for _, text in parsed]
+        cut = [
+            [indexed(chunk, ENGLISH) for chunk in self._chunker.chunk(text)] for _, text in parsed
+        ]
         vectors = self.encoder.encode(
             [chunk.embed_prefix + chunk.text for chunks in cut for chunk in chunks]
         )
@@ -124,6 +129,7 @@ class Corpus:
                     text=text.text,
                     chunks=chunks,
                     vectors=vectors[position : position + len(chunks)],
+                    analyzer=analyzer_version(ENGLISH),
                 )
                 if not all(await swap_documents(connection, [swap], self._table)):
                     raise RuntimeError(f"{source.name} was not put in")

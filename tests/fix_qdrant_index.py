@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from aistack.aidb import filters, store
+from aistack.aidb.qdrant_layout import collection_name
 from aistack.aidb.qdrant_parts import QdrantParts, qdrant_parts
 from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
@@ -33,7 +34,9 @@ class Indexed:
     @property
     def collection(self) -> str:
         """The name of the collection of the one embedding set."""
-        return f"aistack_set_{self.value('SELECT id FROM embedding_sets')}"
+        return collection_name(
+            self.value("SELECT id FROM embedding_sets"), self.parts.client.prefix
+        )
 
     async def settle(self) -> None:
         """As the loop does, until there is nothing more to do."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from aistack.aidb import embedding_sets, filters, parsing
+from aistack.aidb.analysis import ENGLISH, analyzer_version
 from aistack.aidb.chunking import Chunker
 from aistack.aidb.dense import Pgvector
 from aistack.aidb.ingest import indexed
@@ -85,7 +86,7 @@ class EngineBench:
         encoder, config = self.bench.encoder, AidbConfig()
         chunker = Chunker(encoder.files.tokenizer, config.chunk_tokens, config.chunk_overlap)
         parsed = parsing.parse(text.encode(), "text/plain")
-        chunks = [indexed(chunk) for chunk in chunker.chunk(parsed)]
+        chunks = [indexed(chunk, ENGLISH) for chunk in chunker.chunk(parsed)]
         vectors = encoder.encode([chunk.embed_prefix + chunk.text for chunk in chunks])
         async with self.bench.corpus.postgres.connection("test.replace") as connection:
             table = await embedding_sets.register(connection, encoder.encoder.identity)
@@ -96,5 +97,6 @@ class EngineBench:
             )
             row = await cursor.fetchone()
             assert row is not None, "a document"
-            swap = Swap(document, row[0], None, parsed.text, chunks, vectors)
+            analyzer = analyzer_version(ENGLISH)
+            swap = Swap(document, row[0], None, parsed.text, chunks, vectors, analyzer)
             assert await swap_documents(connection, [swap], table) == [True]

@@ -25,6 +25,7 @@ from pathlib import Path
 import orjson
 
 from aistack.aidb import parsing
+from aistack.aidb.analysis import ENGLISH
 from aistack.aidb.chunking import Chunker
 from aistack.aidb.ingest import indexed
 from aistack.dev.state import read_state
@@ -199,7 +200,7 @@ def _together(abstracts: Sequence[tuple[str, str]], round_: str) -> list[Text]:
 def _chunks(chunker: Chunker, texts: Sequence[Text]) -> list[str]:
     """What is embedded of each text, as ingestion cuts it."""
     parsed = (parsing.parse(one.text.encode(), one.content_type) for one in texts)
-    cut = (indexed(chunk) for one in parsed for chunk in chunker.chunk(one))
+    cut = (indexed(chunk, ENGLISH) for one in parsed for chunk in chunker.chunk(one))
     return [chunk.embed_prefix + chunk.text for chunk in cut]
 
 

@@ -38,7 +38,9 @@ class Given:
         self._identity = identity
         self._vectors = vectors
 
-    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, NDArray[np.float32]]:
+    async def embed_in_set(
+        self, texts: Sequence[str], *, seconds: float | None = None
+    ) -> tuple[EmbeddingSet, NDArray[np.float32]]:
         """(n, 384) float32."""
         return self._identity, np.stack([self._vectors[text] for text in texts])
 

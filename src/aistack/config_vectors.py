@@ -19,6 +19,11 @@ class QdrantConfig(Section):
         description="of its REST interface",
     )
     api_key_file: Path | None = None
+    prefix: str = Field(
+        "aistack",
+        pattern=r"^[a-z0-9_-]{1,32}$",
+        description="of the collections' names; each installation on one Qdrant needs its own",
+    )
     timeout_seconds: float = Field(
         3, gt=0, description="of one search; a write may take ten times as long"
     )

@@ -30,6 +30,9 @@ PACKAGED_NAME = "all-minilm-l6-v2"
 #: whoever makes it, keeps it or is sent it.
 UNIT_TOLERANCE = 1e-3
 
+#: Texts that one request may ask to be forgotten.
+FORGET_TEXTS = 4096
+
 Pooling = Literal["mean", "cls"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -11,8 +10,10 @@ import pytest
 
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25, idf, weight
+from aistack.aidb.search import EMBED_SECONDS
 from aistack.aidb.search_cache import Look, SearchCache
 from aistack.aidb.search_model import SearchRequest
+from aistack.clients.resilience import Dependency
 from aistack.service.context import deadline
 from aistack.service.errors import NotFound, Overloaded, Unavailable, Unprocessable
 from bench.corpus import Source
@@ -241,7 +242,7 @@ async def test_without_the_embeddings_service_a_hybrid_search_is_of_words(
 ) -> None:
     await bench.corpus.add(LAKES)
 
-    async def away(texts: object) -> Any:
+    async def away(texts: object, **_: object) -> Any:
         raise Unavailable("embeddings is not available right now.")
 
     monkeypatch.setattr(bench.encoder, "embed_in_set", away)
@@ -256,8 +257,12 @@ async def test_an_embeddings_service_that_hangs_leaves_the_words_their_time(
 ) -> None:
     await bench.corpus.add(LAKES)
 
-    async def hangs(texts: object) -> Any:
-        await asyncio.Event().wait()
+    given: list[float] = []
+
+    async def hangs(texts: object, *, seconds: float) -> Any:
+        # As the client does, which then tells its breaker; here nobody waits for it.
+        given.append(seconds)
+        raise Unavailable("embeddings is not available right now.")
 
     monkeypatch.setattr(bench.encoder, "embed_in_set", hangs)
     token = deadline.set(time.monotonic() + 4.0)
@@ -266,6 +271,28 @@ async def test_an_embeddings_service_that_hangs_leaves_the_words_their_time(
     finally:
         deadline.reset(token)
     assert (found.degraded, sources(found)) == (("dense",), ["tarn.md"])
+    assert 0 < given[0] <= 2.0
+    await bench.search("small lake")
+    assert given[1] == EMBED_SECONDS
+
+
+async def test_while_this_process_asks_too_much_a_hybrid_search_is_of_words(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+    guard = Dependency("full", timeout=5, concurrency=1, queue_seconds=0.01)
+    embed = bench.encoder.embed_in_set
+
+    async def guarded(texts: Any, **_: object) -> Any:
+        return await guard.call("op", lambda: embed(texts))
+
+    monkeypatch.setattr(bench.encoder, "embed_in_set", guarded)
+    async with guard.guard("holds the only place"):
+        found = await bench.search("small lake")
+        with pytest.raises(Overloaded):
+            await bench.search("small lake", mode="dense")
+    assert (found.degraded, sources(found)) == (("dense",), ["tarn.md"])
+    assert (await bench.search("small lake")).degraded == ()
 
 
 async def test_a_query_that_is_refused_is_refused(
@@ -273,7 +300,7 @@ async def test_a_query_that_is_refused_is_refused(
 ) -> None:
     await bench.corpus.add(LAKES)
 
-    async def full(texts: object) -> Any:
+    async def full(texts: object, **_: object) -> Any:
         raise Overloaded("Too many texts at once.")
 
     monkeypatch.setattr(bench.encoder, "embed_in_set", full)

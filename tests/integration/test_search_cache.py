@@ -151,7 +151,7 @@ async def test_equal_searches_at_the_same_time_are_one(
     embed = bench.encoder.embed_in_set
     waiting, go, calls = asyncio.Event(), asyncio.Event(), 0
 
-    async def slow(texts: Any) -> Any:
+    async def slow(texts: Any, **_: object) -> Any:
         nonlocal calls
         calls += 1
         waiting.set()
@@ -301,6 +301,28 @@ async def test_what_went_out_of_date_is_not_kept(bench: Bench) -> None:
     await bench.corpus.add([Source("new.txt", "A small lake.")])
     await cache.put(b"k" * 32, looked.stamp, looked.wire)
     assert bench.rows("SELECT count(*) FROM search_results WHERE key = %s", b"k" * 32) == [(0,)]
+
+
+async def test_what_another_transaction_holds_is_not_waited_for(bench: Bench) -> None:
+    """A swap that has forgotten a result and not yet committed does not hold up the look-ups."""
+    await bench.corpus.add(LAKES)
+    await bench.search("small lake")
+    postgres = bench.corpus.postgres
+    cache = SearchCache(postgres, AidbConfig())
+    key = cache.key(SearchRequest("small lake", "default"))
+    looked = await cache.look(key, "default")
+    assert looked is not None
+    assert looked.wire is not None
+    async with postgres.connection("test") as connection:
+        await forget(connection, looked.stamp.collection_id)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(cache.put(key, looked.stamp, looked.wire) for _ in range(8)))
+        # It still holds the row, and the connections and the breaker are as before.
+        assert await cache.look(key, "default") == looked
+        assert postgres.dependency.state == "closed"
+    assert bench.rows("SELECT count(*) FROM search_results") == [(0,)]
+    await cache.put(key, looked.stamp, looked.wire)
+    assert await cache.look(key, "default") == looked
 
 
 async def test_a_restart_of_the_database_costs_no_cached_search(

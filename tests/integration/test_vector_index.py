@@ -247,7 +247,7 @@ async def test_a_database_that_is_away_does_not_end_the_loop(store: Store) -> No
     with capture_logs() as logs:
         await indexes._work()
     assert indexes._failure == "postgres is not available right now."
-    assert [line["error"] for line in logs if line["event"] == "vector_index_failed"] == ["_Failed"]
+    assert [line["error"] for line in logs if line["event"] == "vector_index_failed"] == ["Failed"]
 
 
 async def test_half_precision_is_built_beside_and_takes_over(store: Store) -> None:

@@ -55,6 +55,24 @@ def test_restore_twice_and_undo(machine: Machine) -> None:
     assert machine.databases() == {"", "_replaced"}
 
 
+def test_an_index_outside_the_database_is_not_trusted_after_a_restore(machine: Machine) -> None:
+    statements = (
+        "INSERT INTO embedding_sets (model, revision, engine, precision, dimension, normalized)"
+        " VALUES ('m', '1', 'onnx', 'fp32', 384, true)",
+        "INSERT INTO index_state (set_id, state, next_chunk, done, started_at, built_at)"
+        " SELECT id, 'ready', 8, 7, '2020-01-01', '2020-01-01' FROM embedding_sets",
+    )
+    with psycopg.connect(machine.server.dsn(machine.database)) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+    name = machine.backup()
+    for what in (name, "undo"):
+        machine.run("restore", what)
+        assert machine.rows(
+            "SELECT state, next_chunk, done, started_at > '2026-01-01', built_at FROM index_state"
+        ) == [("building", -1, 0, True, None)]
+
+
 def test_restore_while_clients_are_connected(machine: Machine) -> None:
     name = machine.backup()
     with psycopg.connect(machine.server.dsn(machine.database)) as other:

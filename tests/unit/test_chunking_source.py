@@ -105,6 +105,53 @@ def test_a_header_as_long_as_its_table_is_not_repeated() -> None:
     assert all(chunk.embed_text == chunk.text for chunk in chunks)
 
 
+def test_a_header_without_an_end_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+    header = chunking_cuts._HEADER
+
+    class Header:
+        def match(self, text: str, start: int, end: int) -> re.Match[str] | None:
+            looked_at.append(end - start)
+            return header.match(text, start, end)
+
+    monkeypatch.setattr(chunking_cuts, "_HEADER", Header())
+    text = "word " * 20_000
+    document = ParsedDocument(None, text, (Block("table", 0, len(text)),))
+    chunks = chunker(80).chunk(document)
+    assert len(chunks) > 100
+    assert len(looked_at) > 100
+    assert max(looked_at) <= 80 * MAX_CHARS_PER_TOKEN + 1
+
+
+class Counted(str):
+    """A text that says how many characters were searched for ends of lines."""
+
+    characters = 0
+
+    def count(self, sub: str, start: int = 0, end: int | None = None, /) -> int:  # type: ignore[override]
+        stop = len(self) if end is None else end
+        self.characters += max(0, stop - start)
+        return super().count(sub, start, stop)
+
+
+@pytest.mark.parametrize("overlap", [0, 16])
+def test_lines_of_a_long_block_are_counted_on(overlap: int) -> None:
+    text = Counted("a few words.\n" * 10_000)
+    document = ParsedDocument(None, text, (Block("paragraph", 0, len(text), line=1),))
+    chunks = chunker(80, overlap).chunk(document)
+    assert len(chunks) > 100
+    assert text.characters < 4 * len(text)
+    for chunk in chunks:
+        assert chunk.line_start == 1 + str(text).count("\n", 0, chunk.char_start)
+
+
+def test_few_are_joined_to_one_chunk() -> None:
+    chunks = cut("# a\n" * 600, max_tokens=512)
+    lines = [chunk.text.count("# a") for chunk in chunks]
+    assert sum(lines) == 600
+    assert max(lines) == MAX_JOINED
+
+
 names = st.text(alphabet="abcdefgh_", min_size=1, max_size=12).map(lambda text: f"n{text}")
 statements = st.one_of(
     names.map(lambda name: f"{name} = 1"),

@@ -28,6 +28,7 @@ def load(directory: Path, vectors: dict[str, Any]) -> Config:
         ({"qdrant": {"shard": 2}}, "vectors.qdrant.shard: no such key"),
         ({"qdrant": {"url": "qdrant:6333"}}, "vectors.qdrant.url: "),
         ({"qdrant": {"url": "http://key@host:6333"}}, "vectors.qdrant.url: "),
+        ({"qdrant": {"prefix": "Ours/"}}, "vectors.qdrant.prefix: "),
         ({"qdrant": {"timeout_seconds": 0}}, "vectors.qdrant.timeout_seconds: "),
         (
             {"qdrant": {"replication_factor": 2, "write_consistency_factor": 3}},

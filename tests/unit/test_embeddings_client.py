@@ -164,6 +164,25 @@ async def test_description_whose_id_does_not_fit_is_refused(
         await client.describe()
 
 
+async def test_a_service_that_hangs_opens_its_breaker() -> None:
+    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    with tempfile.TemporaryDirectory(prefix="aic-") as directory:
+        path = Path(directory) / "s"
+        server = await asyncio.start_unix_server(hangs, path)
+        peer = PeerClient("hanging", f"unix:{path}", timeout=60)
+        client = EmbeddingsClient(peer)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await client.of("query").embed_in_set(["a"], seconds=0.01)
+        assert peer.dependency.state == "open"
+        await client.aclose()
+        server.close()
+        await server.wait_closed()
+
+
 async def test_index_decides_the_order(client: EmbeddingsClient, peer: Peer) -> None:
     first, second = np.eye(4, dtype=np.float32)[:2]
     body = answer([first.tobytes(), second.tobytes()])

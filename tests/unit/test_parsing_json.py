@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aistack.aidb import parsing
-from aistack.aidb.parsing import ParsedDocument, ParseError
-from aistack.aidb.parsing.json_text import GROUP, LARGE, MAX_DEPTH
+from aistack.aidb.parsing import ParsedDocument, ParseError, json_text
+from aistack.aidb.parsing.json_text import GROUP, LARGE, MAX_CHECKED_CHARS, MAX_DEPTH
 
 
 def parse(text: str, kind: str = "application/json") -> ParsedDocument:
@@ -153,6 +153,49 @@ def test_nesting_at_the_limit_is_read() -> None:
     assert document.blocks[-1].end == len(text)
     assert document.blocks[-1].label.startswith("….a")
     assert all(len(block.label) <= 200 for block in document.blocks)
+
+
+def test_a_long_text_is_not_built_while_its_sender_waits() -> None:
+    text = "[" + "1," * (MAX_CHECKED_CHARS // 2) + "x]"
+    parsing.check(text.encode(), "application/json")
+    with pytest.raises(ParseError, match="not valid JSON at line 1, column 1000002"):
+        parse(text)
+    short = text[-1000:].replace("1", "[1", 1)
+    with pytest.raises(ParseError, match="not valid JSON at line 1"):
+        parsing.check(short.encode(), "application/json")
+
+
+def test_a_long_key_is_not_read_for_every_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    class Names:
+        def fullmatch(self, key: str) -> bool:
+            looked_at.append(len(key))
+            return True
+
+    monkeypatch.setattr(json_text, "_NAME", Names())
+    for length in (200, 200_000):
+        looked_at.clear()
+        key = "k" * length
+        document = parse(json.dumps({key: [SERVICE] * 100, "b": {"c": [SERVICE] * 20}}))
+        assert len(document.blocks) == 120
+        # Once for each key that is in a label, and never all of it.
+        assert len(looked_at) <= 3
+        assert sum(looked_at) <= 3 * 200
+        path = f"$.{key}" if length == 200 else f"$['{'k' * 59}…']"
+        assert document.blocks[1].label == f"{path}[1]"[-200:] or length == 200
+
+
+def test_records_are_read_without_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(json_text._Reader, "_label", lambda _self, last: made.append(last) or "")
+    record = json.dumps({"a": [SERVICE] * 20})
+    assert parse(record).blocks
+    assert made
+    made.clear()
+    assert len(parse(f"{record}\n" * 3, "application/jsonl").blocks) == 3
+    parsing.check(f"{record}\n".encode(), "application/jsonl")
+    assert not made
 
 
 def test_yaml_and_toml_are_cut_at_their_top() -> None:

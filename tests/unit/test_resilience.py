@@ -193,6 +193,30 @@ async def test_retry_tries_again_only_where_it_is_allowed() -> None:
     assert calls == 1
 
 
+async def test_no_pause_goes_beyond_the_time_of_the_call() -> None:
+    # The pause is random, of up to two seconds: nearly always longer than the call may take.
+    guard = Dependency("r-late", timeout=0.01, backoff=60)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="r-late is not available"):
+            await guard.call("op", failing(Transient("down")), retry=True)
+
+
+async def test_a_pause_that_took_too_long_leaves_the_failure_as_it_was() -> None:
+    guard = Dependency("r-slept", timeout=0.02, backoff=0.001)
+    calls = 0
+
+    async def down() -> None:
+        nonlocal calls
+        calls += 1
+        # Something keeps the event loop busy while the pause ends.
+        asyncio.get_running_loop().call_soon(time.sleep, 0.03)
+        raise Transient("down")
+
+    with pytest.raises(Unavailable, match="r-slept is not available"):
+        await guard.call("op", down, retry=True)
+    assert calls == 1
+
+
 async def test_retry_after_of_the_dependency_reaches_the_caller() -> None:
     guard = Dependency("r-after", timeout=5)
     with pytest.raises(Unavailable) as error:

@@ -32,6 +32,10 @@ class Calls:
         return [item.upper() for item in items]
 
 
+def _away(error: BaseException) -> bool:
+    return isinstance(error, OSError)
+
+
 async def begun(*items: str, by: Together[str, str]) -> list[asyncio.Task[str]]:
     """A task for each, all of them waiting."""
     tasks = [asyncio.create_task(by(item)) for item in items]
@@ -63,7 +67,7 @@ async def test_so_many_calls_are_under_way_at_once_and_no_more() -> None:
 async def test_an_error_that_one_item_may_be_to_blame_for_is_its_own() -> None:
     calls = Calls()
     calls.errors["bad"] = ValueError("bad")
-    together = Together(calls, weight=len, most=100, of_all=(OSError,))
+    together = Together(calls, weight=len, most=100, of_all=_away)
     tasks = await begun("first", "good", "bad", "fine", by=together)
     calls.gate.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -71,10 +75,28 @@ async def test_an_error_that_one_item_may_be_to_blame_for_is_its_own() -> None:
     assert calls.seen[1:] == [["good", "bad", "fine"], ["good"], ["bad"], ["fine"]]
 
 
+async def test_who_has_left_is_not_tried_alone() -> None:
+    calls = Calls()
+    calls.errors["bad"] = ValueError("bad")
+    together = Together(calls, weight=len, most=100)
+    (alone,) = await begun("first", by=together)
+    bad, gone, good = await begun("bad", "gone", "good", by=together)
+    calls.gate.set()
+    await alone
+    calls.gate.clear()
+    while len(calls.seen) < 2:
+        await asyncio.sleep(0)
+    gone.cancel()
+    calls.gate.set()
+    ends = await asyncio.gather(bad, good, return_exceptions=True)
+    assert [str(end) for end in ends] == ["bad", "GOOD"]
+    assert calls.seen[1:] == [["bad", "gone", "good"], ["bad"], ["good"]]
+
+
 async def test_an_error_of_all_is_tried_for_none_alone() -> None:
     calls = Calls()
     calls.errors["b"] = ConnectionError("away")
-    together = Together(calls, weight=len, most=100, of_all=(OSError,))
+    together = Together(calls, weight=len, most=100, of_all=_away)
     tasks = await begun("a", "b", "c", by=together)
     calls.gate.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)

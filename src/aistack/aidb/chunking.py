@@ -20,7 +20,7 @@ from typing import Final
 from tokenizers import Tokenizer
 
 from aistack.aidb.chunking_cuts import MAX_CHARS_PER_TOKEN, Cutter, Span, middle, trim
-from aistack.aidb.parsing.document import ParsedDocument
+from aistack.aidb.parsing.document import Block, ParsedDocument
 
 __all__ = ["MAX_CHARS_PER_TOKEN", "Chunk", "Chunker"]
 
@@ -30,6 +30,8 @@ TINY: Final = 0.25
 TINY_DEFINITION: Final = 0.1
 #: The part of the limit that the heading path may take.
 HEADING_SHARE: Final = 0.25
+#: Blocks of a chunk that tiny ones are joined to, these included: each join looks at all of them.
+MAX_JOINED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,26 @@ class _Draft:
         return any(span.block.kind == "definition" for span in self.spans)
 
 
+class _Lines:
+    """Numbers of lines, for positions that mostly grow: each line is counted about once."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._block: Block | None = None
+        self._position = 0
+        self._line = 0
+
+    def of(self, block: Block, position: int) -> int | None:
+        """The line of `position`, which lies in `block`; None where the block has no line."""
+        if block.line is None:
+            return None
+        if block is not self._block or position < self._position:
+            self._block, self._position, self._line = block, block.start, block.line
+        self._line += self._text.count("\n", self._position, position)
+        self._position = position
+        return self._line
+
+
 class Chunker:
     """Cuts documents for one embedding model. Stateless between calls; may be used by many threads.
 
@@ -112,8 +134,9 @@ class Chunker:
         """
         drafts = self._join_tiny(document, list(self._drafts(document)))
         finished: list[Chunk] = []
+        lines = _Lines(document.text)
         for draft in drafts:
-            finished.extend(self._finish(document, draft, len(finished)))
+            finished.extend(self._finish(document, draft, len(finished), lines))
         return finished
 
     def _drafts(self, document: ParsedDocument) -> Iterator[_Draft]:
@@ -154,8 +177,9 @@ class Chunker:
     def _join_tiny(self, document: ParsedDocument, drafts: list[_Draft]) -> list[_Draft]:
         joined: list[_Draft] = []
         for draft in drafts:
-            if joined and draft.start >= joined[-1].end:
-                before = joined[-1]
+            before = joined[-1] if joined else draft
+            few = len(before.spans) + len(draft.spans) <= MAX_JOINED
+            if few and draft.start >= before.end:
                 if before.has_definitions or draft.has_definitions:
                     path = self._path_of_definitions(before, draft)
                 else:
@@ -235,7 +259,9 @@ class Chunker:
         prefix = self._prefix_of(tuple(name for name in draft.path if name not in inside))[0]
         return prefix + self._header(text, draft)[0]
 
-    def _finish(self, document: ParsedDocument, draft: _Draft, ordinal: int) -> Iterator[Chunk]:
+    def _finish(
+        self, document: ParsedDocument, draft: _Draft, ordinal: int, lines: _Lines
+    ) -> Iterator[Chunk]:
         text = document.text
         start, end = trim(text, draft.start, draft.end)
         if start == end:
@@ -252,14 +278,12 @@ class Chunker:
             block = draft.spans[0].block
             for part_start, part_end in ((start, half_way), (half_way, end)):
                 half = _Draft((Span(part_start, part_end, 0, block, cut=True),), draft.path)
-                for chunk in self._finish(document, half, ordinal):
+                for chunk in self._finish(document, half, ordinal, lines):
                     ordinal = chunk.ordinal + 1
                     yield chunk
             return
         first, last = draft.spans[0].block, draft.spans[-1].block
-        line = None
-        if first.line is not None:
-            line = first.line + text.count("\n", first.start, start)
+        line = lines.of(first, start)
         yield Chunk(
             ordinal=ordinal,
             text=shown,

@@ -53,8 +53,11 @@ class Cutter:
 
     def header(self, text: str, block: Block) -> tuple[str, int]:
         """The header row of a table, for its later pieces, and its tokens; nothing if too long."""
-        match = _HEADER.match(text, block.start, block.end) if self._repeat_headers else None
-        if match is None or match.end() - match.start() > self._max * MAX_CHARS_PER_TOKEN:
+        limit = self._max * MAX_CHARS_PER_TOKEN
+        # A line may be as long as the document.
+        end = min(block.end, block.start + limit + 1)
+        match = _HEADER.match(text, block.start, end) if self._repeat_headers else None
+        if match is None or match.end() - match.start() > limit:
             return "", 0
         tokens = len(self._tokenizer.encode(match.group(), add_special_tokens=False))
         return (match.group(), tokens) if tokens <= self._max * HEADER_SHARE else ("", 0)

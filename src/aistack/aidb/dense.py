@@ -232,11 +232,18 @@ class Pgvector:
 
     async def _few(self, connection: Connection, state: State, scope: Scope) -> bool:
         """Whether few enough chunks can be hits to compare them all."""
-        if state.chunks < self._exact_below or scope.allowed is None:
-            return state.chunks < self._exact_below
-        cursor = await connection.execute(
-            sql.SQL("SELECT count(*) FROM ({} LIMIT %(most)s) AS few").format(scope.allowed),
-            {**scope.arguments, "collection": state.id, "most": self._exact_below},
-        )
-        row = await cursor.fetchone()
-        return row is not None and row[0] < self._exact_below
+        most = self._exact_below
+        return state.chunks < most or await allowed(connection, state, scope, most) < most
+
+
+async def allowed(connection: Connection, state: State, scope: Scope, most: int) -> int:
+    """How many chunks of the collection can be hits; those that pass a filter counted to `most`."""
+    if scope.allowed is None:
+        return state.chunks
+    cursor = await connection.execute(
+        sql.SQL("SELECT count(*) FROM ({} LIMIT %(most)s) AS few").format(scope.allowed),
+        {**scope.arguments, "collection": state.id, "most": most},
+    )
+    row = await cursor.fetchone()
+    assert row is not None, "a count is one row"
+    return int(row[0])

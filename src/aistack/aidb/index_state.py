@@ -55,9 +55,19 @@ class Target:
     progress: Progress | None
 
 
-async def lock(connection: Connection) -> None:
-    """From now until the commit nobody else writes to the index."""
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+class Busy(Exception):
+    """Somebody else writes to the index now."""
+
+
+async def lock(connection: Connection, *, wait: bool = True) -> None:
+    """From now until the commit nobody else writes to the index. Raises Busy, or waits."""
+    if wait:
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        return
+    cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
+    row = await cursor.fetchone()
+    if row is None or not row[0]:
+        raise Busy
 
 
 async def target(connection: Connection) -> Target | None:
@@ -71,7 +81,9 @@ async def target(connection: Connection) -> Target | None:
 
 
 async def reset(connection: Connection, set_id: int) -> None:
-    """The index of the set is to be made anew, and of no other set; searches go without it."""
+    """The index of the set is to be made anew, and of no other set; searches go without it, and
+    nothing that it may have found wrong is kept."""
+    await forget_results(connection)
     await connection.execute("DELETE FROM index_state WHERE set_id <> %s", [set_id])
     await connection.execute(
         "INSERT INTO index_state (set_id, next_chunk) VALUES (%s, %s) ON CONFLICT (set_id)"
@@ -101,21 +113,32 @@ async def advance(connection: Connection, set_id: int, *, next_chunk: int, added
 
 
 async def finished(connection: Connection, set_id: int, points: int) -> None:
-    """Searches may use it from the commit on."""
+    """Searches may use it from the commit on; it is compared where the numbers differ."""
     await connection.execute(
         "UPDATE index_state SET state = 'ready', built_at = now(), reconciled_at = now(),"
-        " total = done, points = %s, drift = 0, error = NULL WHERE set_id = %s",
-        [points, set_id],
+        " total = done, points = %(points)s, error = NULL, drift = n.drift,"
+        " wanted = CASE WHEN n.drift IS NULL THEN coalesce(wanted, 'reconcile') ELSE wanted END"
+        " FROM (SELECT CASE WHEN coalesce(sum(chunk_count), 0) = %(points)s THEN 0 END AS drift"
+        "         FROM collections) n WHERE set_id = %(set)s",
+        {"points": points, "set": set_id},
     )
 
 
-async def reconciled(connection: Connection, set_id: int, *, points: int, drift: int) -> None:
-    """A whole comparison has ended; it healed `drift` points."""
+async def reconciled(
+    connection: Connection, set_id: int, *, points: int, drift: int, error: str | None = None
+) -> None:
+    """A whole comparison has ended; it found `drift` points, and could not mend what `error` says.
+    What was asked for is done."""
     await connection.execute(
-        "UPDATE index_state SET reconciled_at = now(), points = %s, drift = %s, error = NULL"
-        " WHERE set_id = %s",
-        [points, drift, set_id],
+        "UPDATE index_state SET reconciled_at = now(), points = %s, drift = %s, error = %s,"
+        " wanted = nullif(wanted, 'reconcile') WHERE set_id = %s",
+        [points, drift, error, set_id],
     )
+
+
+async def forget_results(connection: Connection) -> None:
+    """Drop the kept results of searches: some may have been found by an index that was wrong."""
+    await connection.execute("DELETE FROM search_results")
 
 
 async def want(connection: Connection, what: Literal["reconcile", "rebuild"]) -> bool:
@@ -128,9 +151,12 @@ async def want(connection: Connection, what: Literal["reconcile", "rebuild"]) ->
 
 
 async def claim(connection: Connection, set_id: int, every: float) -> bool:
-    """Whether a comparison is due, or was asked for; then it is the caller's to make."""
+    """Whether a comparison is due, or was asked for; then it is the caller's to make.
+
+    What was asked for stays so until it is done: whoever makes it may be killed.
+    """
     cursor = await connection.execute(
-        "UPDATE index_state SET wanted = NULL, claimed_at = now() WHERE set_id = %s"
+        "UPDATE index_state SET claimed_at = now() WHERE set_id = %s"
         " AND (wanted = 'reconcile' OR (wanted IS NULL AND"
         "  greatest(reconciled_at, claimed_at) <= now() - make_interval(secs => %s)))",
         [set_id, every],

@@ -320,7 +320,7 @@ class Ingestion:
         return len(missing)
 
 
-def indexed(chunk: Chunk, language: str = ENGLISH) -> IndexedChunk:
+def indexed(chunk: Chunk, language: str) -> IndexedChunk:
     """A chunk with its analysed terms, as both legs want it."""
     terms, counts = frequencies(analyze(chunk.embed_text, language))
     return IndexedChunk(

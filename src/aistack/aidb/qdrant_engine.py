@@ -27,7 +27,7 @@ from prometheus_client import Counter
 from psycopg import sql
 
 from aistack.aidb import index_state
-from aistack.aidb.dense import MAX_EF_SEARCH, Nearest, Pgvector, Scope, State
+from aistack.aidb.dense import MAX_EF_SEARCH, Nearest, Pgvector, Scope, State, allowed
 from aistack.aidb.fusion import Ranking
 from aistack.aidb.qdrant_filters import translate
 from aistack.aidb.qdrant_layout import collection_name
@@ -118,7 +118,7 @@ class QdrantEngine:
             return None, "lagging", True
         try:
             ids = await self._qdrant.nearest(
-                collection_name(state.set_id),
+                collection_name(state.set_id, self._qdrant.prefix),
                 vector.tolist(),
                 _without(where, late),
                 limit=limit,
@@ -163,22 +163,9 @@ class QdrantEngine:
         rows = await cursor.fetchall()
         if sum(not row[2] for row in rows) < len(ids):
             return None
-        if len(rows) < limit and len(rows) < await _allowed(connection, state, scope, limit):
+        if len(rows) < limit and len(rows) < await allowed(connection, state, scope, limit):
             return None
         return [(int(row[0]), round(float(row[1]), 6)) for row in rows]
-
-
-async def _allowed(connection: Connection, state: State, scope: Scope, most: int) -> int:
-    """How many chunks can be hits, counted up to `most`."""
-    if scope.allowed is None:
-        return state.chunks
-    cursor = await connection.execute(
-        sql.SQL("SELECT count(*) FROM ({} LIMIT %(most)s) AS few").format(scope.allowed),
-        {**scope.arguments, "collection": state.id, "most": most},
-    )
-    row = await cursor.fetchone()
-    assert row is not None, "a count is one row"
-    return int(row[0])
 
 
 def _without(where: Where, late: Sequence[UUID]) -> Where:

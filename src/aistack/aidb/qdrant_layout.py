@@ -18,14 +18,16 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
+import structlog
 from psycopg import sql
 
 from aistack.aidb.filters import MAX_VALUE_CHARS
 from aistack.clients.postgres import Connection
-from aistack.clients.qdrant import IndexKind, Point, Qdrant
+from aistack.clients.qdrant import IndexKind, Point, Qdrant, Refused
 from aistack.service.errors import Conflict
 
-PREFIX: Final = "aistack_set_"
+log = structlog.get_logger()
+
 MARK: Final = "mark"
 #: Fields that every search or change asks by.
 INDEXED: Final[Mapping[str, IndexKind]] = {
@@ -57,9 +59,14 @@ SELECT c.id, {mark} FROM chunks c JOIN documents d ON d.id = c.document_id
 """
 
 
-def collection_name(set_id: int) -> str:
-    """Of the points of an embedding set."""
-    return f"{PREFIX}{set_id}"
+def collection_name(set_id: int, prefix: str = "aistack") -> str:
+    """Of the points of an embedding set, in the installation that has the prefix."""
+    return f"{prefix}_set_{set_id}"
+
+
+def is_ours(name: str, prefix: str) -> bool:
+    """Whether it is the name of such a collection."""
+    return re.fullmatch(re.escape(prefix) + r"_set_[0-9]+", name) is not None
 
 
 def key_term(key: str) -> str:
@@ -103,10 +110,12 @@ class Layout:
 
     def __init__(self, qdrant: Qdrant, set_id: int, table: str) -> None:
         self.set_id = set_id
-        self.name = collection_name(set_id)
+        self.name = collection_name(set_id, qdrant.prefix)
         self._qdrant = qdrant
         self._table = sql.Identifier(table)
         self._numbers: set[str] = set()
+        #: Why a point is not there that should be, since the last comparison began.
+        self.refused: str | None = None
 
     async def create(self, dimension: int) -> None:
         """Make the collection anew, empty, with its indexes."""
@@ -140,7 +149,10 @@ class Layout:
         return [(int(chunk), str(mark)) for chunk, mark in await cursor.fetchall()]
 
     async def upsert(self, points: Sequence[Point]) -> None:
-        """Write `points`, with an index for each metadata key that has numbers."""
+        """Write `points`, with an index for each metadata key that has numbers.
+
+        What Qdrant refuses for ever is left out, logged and kept in `refused`.
+        """
         if not points:
             return
         wanted: set[str] = set()
@@ -148,9 +160,25 @@ class Layout:
             wanted |= number_fields(point.payload["metadata"])
         for key in sorted(wanted - self._numbers):
             if len(self._numbers) < MOST_NUMBER_FIELDS:
-                await self._qdrant.index(self.name, f"metadata.{key}", "float")
+                try:
+                    await self._qdrant.index(self.name, f"metadata.{key}", "float")
+                except Refused as error:
+                    # Ranges of it are compared without.
+                    log.error("index_field_refused", key=key, reason=error.detail)
                 self._numbers.add(key)
-        await self._qdrant.upsert(self.name, points)
+        await self._put(points)
+
+    async def _put(self, points: Sequence[Point]) -> None:
+        try:
+            await self._qdrant.upsert(self.name, points)
+        except Refused as error:
+            if len(points) == 1:
+                self.refused = f"qdrant refuses chunk {points[0].id}: {error.detail}"[:200]
+                log.error("index_point_refused", chunk=points[0].id, reason=error.detail)
+                return
+            half = len(points) // 2
+            await self._put(points[:half])
+            await self._put(points[half:])
 
 
 def _point(row: Sequence[Any]) -> Point:

@@ -9,7 +9,8 @@ A turn of the loop looks at the row of the active set in `index_state`:
   marks are compared in ranges of ids, and what differs is written or removed
 
 and defers a job for lines of the outbox that have waited too long for theirs. Everything is done
-under the lock of `index_state`, a range at a time, so that changes come in between.
+under the lock of `index_state`, a range at a time, so that changes come in between; while somebody
+else holds it the turn is over, because a loop that waits for long looks as if it hung.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -24,13 +26,15 @@ from prometheus_client import Gauge
 from psycopg import sql
 
 from aistack.aidb import index_state
-from aistack.aidb.index_state import NOT_BEGUN, Target
-from aistack.aidb.qdrant_layout import MARK, PREFIX, collection_name
+from aistack.aidb.index_state import NOT_BEGUN, Busy, Target
+from aistack.aidb.jobs import WAITING
+from aistack.aidb.qdrant_layout import MARK, is_ours
 from aistack.aidb.qdrant_sync import BATCH_SECONDS, OPEN, POINTS, TASK, IndexSync, Layouts
 from aistack.aidb.vector_index import READY
 from aistack.clients.postgres import Connection, Postgres
 from aistack.clients.qdrant import Ids, Qdrant, Where
-from aistack.service.errors import NotFound, StackError
+from aistack.clients.resilience import Transient
+from aistack.service.errors import NotFound, StackError, Unavailable
 
 log = structlog.get_logger()
 
@@ -57,6 +61,10 @@ PATIENCE_SECONDS: Final = 3.0
 
 _FROM: Final = sql.SQL("c.id >= %(start)s")
 _BY_ID: Final = sql.SQL("c.id = ANY(%(ids)s)")
+_CHUNKS: Final = """
+SELECT coalesce(sum(chunk_count), 0)::bigint,
+       EXISTS (SELECT 1 FROM embedding_sets WHERE state = 'filling') FROM collections
+"""
 _SWEEP: Final = """
 SELECT procrastinate_defer_jobs_v1(ARRAY[
            ROW('aidb', %(task)s, 10, NULL, NULL, '{}'::jsonb, NULL)
@@ -71,6 +79,7 @@ class Pass:
     """A comparison under way: the next id, and what was found so far."""
 
     set_id: int
+    begun: datetime | None = None
     start: int | None = 0
     missing: int = 0
     outdated: int = 0
@@ -104,15 +113,31 @@ class Reconciler:
         #: Shown to who asks how the service is; set by its owner.
         self.tell: Callable[[str], None] = lambda words: None
         self._told = ""
+        self._why: str | None = None
+        #: (points, chunks) that differed and were compared: no reason to do so again.
+        self._differed: tuple[int, int] | None = None
 
     async def turn(self) -> bool:
-        """Some of what is to do; True: there is more. Raises what a dependency raises."""
+        """Some of what is to do; True: there is more. Raises what a loop waits for."""
         try:
-            return await self._turn()
+            more = await self._turn()
+        except Busy:
+            return False
         except StackError as error:
+            # While the breaker is open there is no cause: the last one is.
+            cause = error.__cause__
+            if isinstance(cause, Transient):
+                self._why = f"qdrant: {cause}"[:200]
+            reason = self._why or error.detail
             async with self._postgres.connection("index.failed") as connection:
-                await index_state.failed(connection, error.detail)
-            raise
+                await index_state.failed(connection, reason)
+            if isinstance(error, WAITING):
+                raise
+            # A refusal of what nobody expects to be refused: no reason to end the loop.
+            log.error("index_refused", error=type(error).__name__, reason=error.detail)
+            raise Unavailable(error.detail) from error
+        self._why = None
+        return more
 
     async def settle(self) -> None:
         """Turns until there is nothing more to do: build what is to build, do what is open."""
@@ -125,7 +150,7 @@ class Reconciler:
         async with self._postgres.connection("index.look") as connection:
             target = await index_state.target(connection)
         assert target is not None, "an index that is ready"
-        self._pass = found = Pass(target.set_id)
+        self._pass = found = self._new_pass(target)
         while self._pass is not None:
             await self._compare(target)
         return found
@@ -140,7 +165,7 @@ class Reconciler:
         if progress is None or _unwanted(target):
             self._pass = None
             async with self._postgres.connection("index.reset") as connection:
-                await index_state.lock(connection)
+                await index_state.lock(connection, wait=False)
                 if _unwanted(await index_state.target(connection)):
                     await index_state.reset(connection, target.set_id)
             return True
@@ -151,22 +176,28 @@ class Reconciler:
                 return True
             return await self._build(target)
         if self._pass is None and await self._due(target):
-            self._pass = Pass(target.set_id)
+            self._pass = self._new_pass(target)
         if self._pass is not None:
             return await self._compare(target)
         return False
 
+    def _new_pass(self, target: Target) -> Pass:
+        assert target.progress is not None, "an index that is ready"
+        self._layouts.of(target).refused = None
+        return Pass(target.set_id, target.progress.started_at)
+
     async def _begin(self, target: Target) -> None:
         """An empty collection; those of sets that are no longer searched go."""
         async with self._postgres.connection("index.begin", timeout=BATCH_SECONDS) as connection:
-            await index_state.lock(connection)
+            await index_state.lock(connection, wait=False)
             now = await index_state.target(connection)
             if now is None or now.progress is None or now.progress.next_chunk != NOT_BEGUN:
                 return
+            layout = self._layouts.of(now)
             for name in await self._qdrant.names():
-                if name.startswith(PREFIX) and name != collection_name(now.set_id):
+                if name != layout.name and is_ours(name, self._qdrant.prefix):
                     await self._qdrant.drop(name)
-            await self._layouts.of(now).create(now.dimension)
+            await layout.create(now.dimension)
             await index_state.begun(connection, now.set_id)
         log.info("index_build_begins", set=target.set_id)
 
@@ -177,14 +208,14 @@ class Reconciler:
                 if not await self._build_some():
                     return False
             except NotFound:
-                await self._sync.lost(target)
+                await self._sync.lost(target, wait=False)
                 return True
         return True
 
     async def _build_some(self) -> bool:
         """The next chunks; False when all are in."""
         async with self._postgres.connection("index.build", timeout=BATCH_SECONDS) as connection:
-            await index_state.lock(connection)
+            await index_state.lock(connection, wait=False)
             target = await index_state.target(connection)
             progress = None if target is None else target.progress
             if target is None or progress is None or progress.state != "building":
@@ -205,6 +236,8 @@ class Reconciler:
             else:
                 count = await self._qdrant.count(layout.name)
                 await index_state.finished(connection, target.set_id, count)
+                if layout.refused:
+                    await index_state.failed(connection, layout.refused)
                 INDEX_POINTS.set(count)
         if not points:
             BUILD.set(1)
@@ -221,22 +254,25 @@ class Reconciler:
             return False
         self._count_after = time.monotonic() + COUNT_SECONDS
         try:
-            count = await self._qdrant.count(collection_name(target.set_id))
+            count = await self._qdrant.count(self._layouts.of(target).name)
         except NotFound:
-            await self._sync.lost(target)
+            await self._sync.lost(target, wait=False)
             return False
         INDEX_POINTS.set(count)
         async with self._postgres.connection("index.count") as connection:
-            await index_state.failed(connection, None)
+            await index_state.failed(connection, self._layouts.of(target).refused)
             lines, _ = await index_state.open_lines(connection)
-            cursor = await connection.execute(
-                "SELECT coalesce(sum(chunk_count), 0)::bigint FROM collections"
-            )
+            cursor = await connection.execute(_CHUNKS)
             row = await cursor.fetchone()
         assert row is not None, "a sum is one row"
-        if lines or row[0] == count:
+        chunks, filling = row
+        # A new model's chunks have no vector of the old one.
+        if lines or filling:
             return False
-        log.warning("index_count_differs", set=target.set_id, points=count, chunks=row[0])
+        before, self._differed = self._differed, None if chunks == count else (count, chunks)
+        if self._differed in (None, before):
+            return False
+        log.warning("index_count_differs", set=target.set_id, points=count, chunks=chunks)
         return True
 
     async def _compare(self, target: Target) -> bool:
@@ -247,20 +283,28 @@ class Reconciler:
         try:
             while made.start is not None:
                 # What is only late is no drift.
-                await self._sync.drain()
+                while await self._sync.batch(wait=False):
+                    if time.monotonic() >= end:
+                        return True
                 if not await self._range(made):
                     self._pass = None
                     return True
                 if time.monotonic() >= end and made.start is not None:
                     return True
-            count = await self._qdrant.count(collection_name(made.set_id))
+            count = await self._qdrant.count(self._layouts.of(target).name)
         except NotFound:
             self._pass = None
-            await self._sync.lost(target)
+            await self._sync.lost(target, wait=False)
             return True
         self._pass = None
         async with self._postgres.connection("index.reconciled") as connection:
-            await index_state.reconciled(connection, made.set_id, points=count, drift=made.drift)
+            await index_state.reconciled(
+                connection,
+                made.set_id,
+                points=count,
+                drift=made.drift,
+                error=self._layouts.of(target).refused,
+            )
         INDEX_POINTS.set(count)
         _show(made)
         words = log.warning if made.drift else log.info
@@ -277,13 +321,14 @@ class Reconciler:
         """Compare and mend one range; False where it is no longer this index that is searched."""
         start = made.start or 0
         async with self._postgres.connection("index.compare", timeout=BATCH_SECONDS) as connection:
-            await index_state.lock(connection)
+            await index_state.lock(connection, wait=False)
             target = await index_state.target(connection)
             if (
                 target is None
                 or target.set_id != made.set_id
                 or target.progress is None
                 or target.progress.state != "ready"
+                or target.progress.started_at != made.begun
             ):
                 return False
             layout = self._layouts.of(target)
@@ -307,6 +352,8 @@ class Reconciler:
                 )
             if left:
                 await self._qdrant.delete(layout.name, Where(must=(Ids(left),)))
+            if mend or left:
+                await index_state.forget_results(connection)
         made.start = end
         made.missing += len(missing)
         made.outdated += len(outdated)

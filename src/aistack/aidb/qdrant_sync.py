@@ -25,7 +25,7 @@ from aistack.aidb.index_state import Target
 from aistack.aidb.jobs import QUEUE, WAITING, Queue
 from aistack.aidb.qdrant_layout import Layout
 from aistack.clients.postgres import Connection, Postgres
-from aistack.clients.qdrant import AnyOf, Qdrant, Where
+from aistack.clients.qdrant import AnyOf, Qdrant, Refused, Where
 from aistack.service.errors import NotFound
 
 log = structlog.get_logger()
@@ -39,15 +39,23 @@ CHANGES = Counter(
 )
 OPEN = Gauge("aistack_aidb_index_open_changes", "Changes that Qdrant has not been told of yet")
 
-#: Lines of one transaction, and points of one request.
+#: Lines of one transaction, the chunks after which it takes no further line, points of a request.
 LINES: Final = 100
+CHUNKS: Final = 5000
 POINTS: Final = 256
 #: The largest document, a request at a time.
 BATCH_SECONDS: Final = 600.0
 
 _LINES: Final = """
-SELECT id, kind, collection_id, document_id FROM outbox
- WHERE done_at IS NULL ORDER BY id LIMIT %s
+WITH open AS MATERIALIZED (
+    SELECT id, kind, collection_id, document_id FROM outbox
+     WHERE done_at IS NULL ORDER BY id LIMIT %(lines)s
+), sized AS (
+    SELECT o.*, sum(coalesce(d.chunk_count, 0)) OVER (ORDER BY o.id)
+                - coalesce(d.chunk_count, 0) AS before
+      FROM open o LEFT JOIN documents d ON d.id = o.document_id
+)
+SELECT id, kind, collection_id, document_id FROM sized WHERE before < %(chunks)s ORDER BY id
 """
 _DOCUMENTS: Final = """
 SELECT id::text, ready_version FROM documents
@@ -67,7 +75,7 @@ class Layouts:
 
     def of(self, target: Target) -> Layout:
         """Of `target`."""
-        begun = target.progress.started_at if target.progress else None
+        begun = _begun(target)
         current = self._current
         if current is None or current.set_id != target.set_id or self._begun != begun:
             current = self._current = Layout(self._qdrant, target.set_id, target.table)
@@ -106,7 +114,7 @@ class IndexSync:
             while self._again:
                 self._again = False
                 await self.drain()
-        except WAITING as error:
+        except (*WAITING, Refused) as error:
             CHANGES.labels("waiting").inc()
             log.warning("index_waits", error=type(error).__name__, reason=str(error)[:200])
         finally:
@@ -115,14 +123,15 @@ class IndexSync:
     async def drain(self) -> int:
         """Do all open lines; how many. Raises what a dependency raises; what was done is marked."""
         done = 0
-        while lines := await self._batch():
+        while lines := await self.batch():
             done += lines
         return done
 
-    async def _batch(self) -> int:
+    async def batch(self, *, wait: bool = True) -> int:
+        """Do some open lines; how many. Raises Busy where another writes and it may not `wait`."""
         lost: Target | None = None
         async with self._postgres.connection("index.sync", timeout=BATCH_SECONDS) as connection:
-            await index_state.lock(connection)
+            await index_state.lock(connection, wait=wait)
             target = await index_state.target(connection)
             # Until a build has begun it is the build that will meet what is open.
             if (
@@ -131,32 +140,41 @@ class IndexSync:
                 or target.progress.next_chunk == index_state.NOT_BEGUN
             ):
                 return 0
-            cursor = await connection.execute(_LINES, [LINES])
+            cursor = await connection.execute(_LINES, {"lines": LINES, "chunks": CHUNKS})
             lines = await cursor.fetchall()
             if not lines:
                 OPEN.set(0)
                 return 0
+            layout = self._layouts.of(target)
             try:
-                await self._apply(connection, self._layouts.of(target), lines)
+                await self._apply(connection, layout, lines)
             except NotFound:
                 lost = target
             else:
+                if layout.refused:
+                    await index_state.failed(connection, layout.refused)
                 await connection.execute(
                     "UPDATE outbox SET done_at = now() WHERE id = ANY(%s)",
                     [[line[0] for line in lines]],
                 )
         if lost is not None:
-            await self.lost(lost)
+            await self.lost(lost, wait=wait)
             return 0
         CHANGES.labels("done").inc(len(lines))
         return len(lines)
 
-    async def lost(self, target: Target) -> None:
-        """Qdrant has no such collection: searches go without from now, and it is built anew."""
-        log.error("index_lost", set=target.set_id)
+    async def lost(self, target: Target, *, wait: bool = True) -> None:
+        """Qdrant has no such collection: searches go without from now, and it is built anew.
+
+        Nothing, where somebody else has begun anew since `target` was read.
+        """
         async with self._postgres.connection("index.lost") as connection:
-            await index_state.lock(connection)
+            await index_state.lock(connection, wait=wait)
+            now = await index_state.target(connection)
+            if now is None or now.set_id != target.set_id or _begun(now) != _begun(target):
+                return
             await index_state.reset(connection, target.set_id)
+        log.error("index_lost", set=target.set_id)
 
     async def _apply(
         self, connection: Connection, layout: Layout, lines: Sequence[tuple[Any, ...]]
@@ -187,6 +205,10 @@ class IndexSync:
             if len(points) < POINTS:
                 return
             start = points[-1].id + 1
+
+
+def _begun(target: Target) -> datetime | None:
+    return target.progress.started_at if target.progress else None
 
 
 def leftovers(documents: Sequence[str], versions: dict[str, int]) -> list[Where]:

@@ -10,7 +10,6 @@ so, and is not kept.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from aistack.aidb.search_flights import Flights
 from aistack.aidb.search_model import Answer, Hit, SearchRequest, SearchResult
 from aistack.aidb.search_state import Stamp
 from aistack.clients.postgres import Connection, Postgres
+from aistack.clients.resilience import Full
 from aistack.config import AidbConfig
 from aistack.models import EmbeddingSet
 from aistack.service.context import remaining
@@ -66,8 +66,8 @@ SELECT c.id, c.document_id, d.source, coalesce(d.title, d.parsed_title, d.source
   FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = ANY(%s)
 """
 
-#: A hybrid search waits for its vector half of the time that its request has, of this at most.
-EMBED_SECONDS: Final = 60.0
+#: A hybrid search waits for its vector half of the time that its request has, this long at most.
+EMBED_SECONDS: Final = 10.0
 
 Embedded = tuple[EmbeddingSet, NDArray[np.float32]]
 
@@ -75,8 +75,13 @@ Embedded = tuple[EmbeddingSet, NDArray[np.float32]]
 class QueryEncoder(Protocol):
     """The embeddings service, as its client shows it."""
 
-    async def embed_in_set(self, texts: list[str]) -> tuple[EmbeddingSet, NDArray[np.float32]]:
-        """(n, d) float32 of unit length, and the set they belong to. Raises a StackError."""
+    async def embed_in_set(
+        self, texts: list[str], *, seconds: float | None = None
+    ) -> tuple[EmbeddingSet, NDArray[np.float32]]:
+        """(n, d) float32 of unit length, and the set they belong to.
+
+        Raises a StackError, after `seconds` Unavailable.
+        """
         ...
 
 
@@ -159,7 +164,8 @@ class Searcher:
         if result.degraded:
             for leg in result.degraded:
                 DEGRADED.labels(leg).inc()
-        elif found.keep:
+        elif found.keep and not found.passages:
+            # Nothing here knows whether the reranking model is still the same at the next look.
             await self._cache.put(key, Stamp.of(state), wire)
         return Answer(wire, cached=False, seconds=sum(phases.values()), phases=phases)
 
@@ -168,12 +174,13 @@ class Searcher:
         if request.mode == "lexical":
             return None
         # What hangs must leave the lexical leg its time.
-        seconds = None if request.mode == "dense" else remaining(EMBED_SECONDS) / 2
+        seconds = None if request.mode == "dense" else remaining(2 * EMBED_SECONDS) / 2
         try:
             with _phase(phases, "embed"):
-                async with asyncio.timeout(seconds):
-                    identity, vectors = await self._encoder.embed_in_set([request.query])
-        except (Unavailable, TimeoutError) as error:
+                identity, vectors = await self._encoder.embed_in_set(
+                    [request.query], seconds=seconds
+                )
+        except (Unavailable, Full) as error:
             if request.mode == "dense":
                 raise
             log.warning("search_without_vector", reason=type(error).__name__)

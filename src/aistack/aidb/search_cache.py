@@ -42,10 +42,12 @@ SELECT c.id, c.epoch, s.id, c.chunk_count, r.wire
         AND r.collection_id = c.id AND r.epoch = c.epoch AND r.set_id IS NOT DISTINCT FROM s.id
  WHERE c.name = %s
 """
-# What has gone out of date since it was read is not kept: its texts may have been deleted.
+# What has gone out of date since it was read is not kept: its texts may have been deleted. Where
+# a swap or a delete holds the stored row, it is not waited for: look-ups need the connection.
 _PUT: Final = """
 INSERT INTO search_results AS r (key, collection_id, epoch, set_id, wire)
-SELECT %b, c.id, c.epoch, %s, %b FROM collections c WHERE c.id = %s AND c.epoch = %s
+SELECT %b, c.id, c.epoch, %s, %b FROM collections c
+ WHERE c.id = %s AND c.epoch = %s AND set_config('lock_timeout', '10ms', true) IS NOT NULL
     ON CONFLICT (key) DO UPDATE SET collection_id = excluded.collection_id,
        epoch = excluded.epoch, set_id = excluded.set_id, made_at = now(), wire = excluded.wire
 RETURNING true

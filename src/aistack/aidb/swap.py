@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
-from aistack.aidb.analysis import ANALYZER_VERSION
 from aistack.aidb.embedding_sets import VectorTable
 from aistack.aidb.search_cache import forget
 from aistack.aidb.store import record_indexed
@@ -90,7 +89,7 @@ class Swap:
     text: str
     chunks: Sequence[IndexedChunk]
     vectors: NDArray[np.float32]
-    analyzer: str = ANALYZER_VERSION
+    analyzer: str
 
 
 #: (id, collection) of chunks to be.
@@ -160,9 +159,7 @@ async def _replace(
     collection_id = owners[ids[0]][0][1]
     await record_indexed(connection, collection_id, ids, versions)
     cursor = await connection.execute("DELETE FROM chunks WHERE document_id = ANY(%s)", [ids])
-    if cursor.rowcount:
-        # As after a delete: nobody is given them any more, and they quote what was replaced.
-        await forget(connection, collection_id)
+    replaced = cursor.rowcount > 0
     await _copy_chunks(connection, swaps, owners)
     await connection.execute(
         "INSERT INTO document_texts (document_id, version, text)"
@@ -191,6 +188,10 @@ async def _replace(
             [swap.analyzer for swap in swaps],
         ],
     )
+    if replaced:
+        # As after a delete: nobody is given them any more, and they quote what was replaced. Last:
+        # a search that keeps its result wants the same rows.
+        await forget(connection, collection_id)
 
 
 async def _still_wanted(connection: Connection, swaps: Sequence[Swap]) -> set[UUID]:

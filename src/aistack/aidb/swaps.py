@@ -36,7 +36,7 @@ class Swaps:
                 partial(self._swap, table),
                 weight=lambda one: len(one.chunks),
                 most=CHUNKS_TOGETHER,
-                of_all=WAITING,
+                of_all=lambda error: isinstance(error, WAITING),
                 idle=lambda: self._waiting.pop(key, None),
             )
         return await together(swap)

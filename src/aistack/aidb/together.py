@@ -26,14 +26,15 @@ class Together(Generic[T, R]):
         weight: Callable[[T], int],
         most: int,
         at_once: int = 1,
-        of_all: tuple[type[BaseException], ...] = (),
+        of_all: Callable[[BaseException], bool] = lambda error: False,
         idle: Callable[[], object] = lambda: None,
     ) -> None:
         """`run` answers for each item, in order; `at_once` calls of it are under way at most.
 
         A call holds items of `most` weight together, or a single one. When a call for many ends in
-        an error, it is the answer to all where it is one `of_all`; for another, which one of them
-        may be to blame for, each is tried alone. `idle` is told when nothing waits any more.
+        an error, it is the answer to all where it is `of_all`; for another, which one of them may
+        be to blame for, each that still waits is tried alone. `idle` is told when nothing waits any
+        more.
         """
         self._run = run
         self._weight = weight
@@ -105,9 +106,10 @@ class Together(Generic[T, R]):
                 future.cancel()
             raise
         if isinstance(end, BaseException):
-            if len(group) > 1 and not isinstance(end, self._of_all):
+            if len(group) > 1 and not self._of_all(end):
                 for one in group:
-                    await self._settle([one])
+                    if not one[1].done():
+                        await self._settle([one])
                 return
             for _, future in group:
                 if not future.done():

@@ -14,7 +14,9 @@ from aistack.aidb import embedding_sets
 from aistack.aidb.embedding_sets import VectorTable
 from aistack.aidb.jobs import WAITING
 from aistack.aidb.together import Together
+from aistack.clients.embeddings import BadVectors
 from aistack.clients.postgres import Postgres
+from aistack.clients.resilience import Failed
 from aistack.models import EmbeddingSet
 from aistack.service.errors import StartError, Unavailable
 
@@ -57,7 +59,7 @@ class Vectors:
         self._encoder = encoder
         self._dimension = dimension
         self._parts: Together[Sequence[str], Part] = Together(
-            self._call, weight=len, most=EMBED_TEXTS, at_once=CALLS_AT_ONCE, of_all=WAITING
+            self._call, weight=len, most=EMBED_TEXTS, at_once=CALLS_AT_ONCE, of_all=_of_all
         )
         self.current: VectorTable | None = None
 
@@ -126,3 +128,14 @@ class Vectors:
                 self.current = await embedding_sets.register(connection, identity)
             log.info("embedding_set", id=self.current.id, active=self.current.active)
         return self.current
+
+
+def _of_all(error: BaseException) -> bool:
+    """Whether no single text of a call can be to blame for its end.
+
+    A service that answers that it cannot is tried with each part alone: as soon as its breaker is
+    open, this costs nothing. One that is away or hangs is not.
+    """
+    if isinstance(error, BadVectors) or (isinstance(error, Failed) and error.answered):
+        return False
+    return isinstance(error, WAITING)

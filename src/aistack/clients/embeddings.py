@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +14,19 @@ from numpy.typing import NDArray
 
 from aistack.clients.http import PeerClient
 from aistack.model_prompts import InputType
-from aistack.models import UNIT_TOLERANCE, EmbeddingSet
+from aistack.models import FORGET_TEXTS, UNIT_TOLERANCE, EmbeddingSet
 from aistack.service.errors import NotFound, Unavailable
 
 Vectors = NDArray[np.float32]
 
 #: UTF-8 bytes of the texts of one request: well under the service's body limit when escaped.
 REQUEST_BYTES = 1_048_576
-#: Texts of one request to forget, and its seconds: a delete waits for it.
-FORGET_TEXTS = 1000
+#: Seconds of one request to forget: a delete waits for it.
 FORGET_SECONDS = 2.0
+
+
+class BadVectors(Unavailable):
+    """The vectors of an answer cannot be used; a single text may be to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,9 @@ class EmbeddingsClient:
         self._peer = peer
         self._model: EmbeddingModel | None = None
 
-    async def describe(self) -> EmbeddingModel:
-        """Ask the service what it has loaded now. Raises Unavailable."""
-        body = await self._peer.request_json("GET", "/v1/models", retry=True)
+    async def describe(self, *, seconds: float | None = None) -> EmbeddingModel:
+        """Ask the service what it has loaded now. Raises Unavailable, also after `seconds`."""
+        body = await self._peer.request_json("GET", "/v1/models", retry=True, timeout=seconds)
         try:
             model = _model(body)
         except (KeyError, TypeError, IndexError, ValueError) as error:
@@ -64,15 +68,21 @@ class EmbeddingsClient:
         return (await self.embed_in_set(texts))[1]
 
     async def embed_in_set(
-        self, texts: Sequence[str], input_type: InputType | None = None
+        self,
+        texts: Sequence[str],
+        input_type: InputType | None = None,
+        *,
+        seconds: float | None = None,
     ) -> tuple[EmbeddingSet, Vectors]:
         """As `embed`, with the set of the rows: one request where the model is known.
 
-        `input_type` chooses among the prompts of a model that has some.
+        `input_type` chooses among the prompts of a model that has some. `seconds` are of the whole:
+        after them Unavailable is raised, and the service has failed for its breaker.
         """
-        model = self._model or await self.describe()
+        end = None if seconds is None else time.monotonic() + seconds
+        model = self._model or await self.describe(seconds=seconds)
         parts = [
-            await self._request(part, model, input_type)
+            await self._request(part, model, input_type, _left(end))
             for part in _parts(texts, model.client_batch)
         ] or [np.empty((0, model.identity.dimension), dtype=np.float32)]
         return model.identity, np.concatenate(parts)
@@ -106,7 +116,11 @@ class EmbeddingsClient:
         await self._peer.aclose()
 
     async def _request(
-        self, texts: Sequence[str], model: EmbeddingModel, input_type: InputType | None
+        self,
+        texts: Sequence[str],
+        model: EmbeddingModel,
+        input_type: InputType | None,
+        seconds: float | None,
     ) -> Vectors:
         asked = {} if input_type is None else {"input_type": input_type}
         try:
@@ -120,6 +134,7 @@ class EmbeddingsClient:
                     **asked,
                 },
                 retry=True,
+                timeout=seconds,
             )
         except NotFound as error:
             raise self._changed() from error
@@ -146,23 +161,34 @@ class TypedEmbeddings:
         self._client = client
         self._input_type = input_type
 
-    async def embed_in_set(self, texts: Sequence[str]) -> tuple[EmbeddingSet, Vectors]:
+    async def embed_in_set(
+        self, texts: Sequence[str], *, seconds: float | None = None
+    ) -> tuple[EmbeddingSet, Vectors]:
         """As the client's, with the model's prompt for this kind of text."""
-        return await self._client.embed_in_set(texts, self._input_type)
+        return await self._client.embed_in_set(texts, self._input_type, seconds=seconds)
 
     async def embedding_set(self) -> EmbeddingSet:
         """As the client's."""
         return await self._client.embedding_set()
 
 
+def _left(end: float | None) -> float | None:
+    if end is None:
+        return None
+    left = end - time.monotonic()
+    if left <= 0:
+        raise Unavailable("embeddings has not answered in time.")
+    return left
+
+
 def _checked(encoded: Sequence[bytes], count: int, dimension: int) -> Vectors:
     if len(encoded) != count or any(len(row) != 4 * dimension for row in encoded):
-        raise Unavailable("embeddings gave vectors of a wrong number or length.")
+        raise BadVectors("embeddings gave vectors of a wrong number or length.")
     vectors = np.frombuffer(b"".join(encoded), dtype="<f4").reshape(count, dimension)
     squares = np.einsum("nd,nd->n", vectors, vectors)
     # Written so that a NaN, which compares false, fails as well.
     if not bool(np.all(np.abs(squares - 1.0) <= UNIT_TOLERANCE)):
-        raise Unavailable("embeddings gave a vector that is not of unit length.")
+        raise BadVectors("embeddings gave a vector that is not of unit length.")
     return vectors.astype(np.float32, copy=False)
 
 

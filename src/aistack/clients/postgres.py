@@ -72,14 +72,18 @@ class Postgres:
         """A connection in a transaction, committed at the end, rolled back on an error.
 
         `timeout` (seconds) is of the whole; where it is longer than the configured one it holds
-        for the statements too.
+        for the statements, and for the pauses between them, too.
         """
         async with (
             self.dependency.guard(operation, timeout=timeout),
             self.pool.connection() as connection,
         ):
             if timeout is not None and timeout > self._timeout:
-                await connection.execute(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
+                longest = int(timeout * 1000)
+                await connection.execute(
+                    f"SET LOCAL statement_timeout = {longest};"
+                    f" SET LOCAL idle_in_transaction_session_timeout = {max(longest, 60_000)}"
+                )
             yield connection
 
     @asynccontextmanager

@@ -15,6 +15,8 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
+from aistack.service.errors import Overloaded
+
 Row = tuple[Any, ...]
 
 #: Connections: each is busy for one statement by primary key at a time.
@@ -31,7 +33,7 @@ class Reads:
         self._idle: list[AsyncCursor[Row]] = []
 
     async def row(self, statement: LiteralString, arguments: Sequence[Any]) -> Row | None:
-        """The first row. Raises psycopg's errors."""
+        """The first row. Raises psycopg's errors, and Overloaded after its `lock_timeout`."""
         async with self._slots:
             while True:
                 kept = bool(self._idle)
@@ -39,6 +41,10 @@ class Reads:
                 try:
                     await cursor.execute(statement, arguments)
                     row = await cursor.fetchone()
+                except psycopg.errors.LockNotAvailable:
+                    # The server and the connection are well: somebody else has the row.
+                    self._idle.append(cursor)
+                    raise Overloaded("Another transaction holds what is to be written.") from None
                 except BaseException as error:
                     # Also where the caller leaves: what its connection is in the middle of is not
                     # for the next one.

@@ -1,7 +1,8 @@
 """Qdrant over REST, under a `Dependency`: named vectors, points by chunk id, typed conditions.
 
 Only this module knows `qdrant-client`. What the server refuses as unknown is NotFound, a name that
-is taken Conflict, too much at once Overloaded; everything else that is no answer is Unavailable.
+is taken Conflict, too much at once Overloaded, a write that it can never take Refused; everything
+else that is no answer, or is not Qdrant's own, is Unavailable.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any, Final, Literal, TypeVar
 
 import httpx
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from aistack.clients.resilience import Breaker, Dependency, Transient
 from aistack.config_vectors import QdrantConfig
-from aistack.service.errors import Conflict, NotFound, Overloaded
+from aistack.service.errors import Conflict, NotFound, Overloaded, Unprocessable
 from aistack.service.private_files import read_secret
 
 T = TypeVar("T")
@@ -91,11 +92,14 @@ class Qdrant:
 
     def __init__(self, config: QdrantConfig) -> None:
         self._config = config
+        #: Of the names of the collections that are ours.
+        self.prefix = config.prefix
         headers = {}
+        self._key: str | None = None
         if config.api_key_file is not None:
             # Not as api_key: the client would warn of http, which is how it is reached on loopback.
-            key = read_secret("vectors.qdrant.api_key_file", config.api_key_file)
-            headers["api-key"] = key
+            self._key = read_secret("vectors.qdrant.api_key_file", config.api_key_file)
+            headers["api-key"] = self._key
         self._client = AsyncQdrantClient(
             url=config.url,
             port=None,
@@ -240,34 +244,61 @@ class Qdrant:
         self, operation: str, fn: Callable[[], Awaitable[T]], *, timeout: float | None = None
     ) -> T:
         return await self.dependency.call(
-            operation, lambda: _answer(fn), retry=True, timeout=timeout
+            operation, lambda: _answer(fn, self._key), retry=True, timeout=timeout
         )
 
     async def _write(self, operation: str, fn: Callable[[], Awaitable[T]]) -> T:
         # Not tried again here: whoever writes does so from a queue, which does.
         limit = self._config.timeout_seconds * WRITE_TIMES
-        return await self.dependency.call(operation, lambda: _answer(fn), timeout=limit)
+        return await self.dependency.call(
+            operation, lambda: _answer(fn, self._key, write=True), timeout=limit
+        )
 
 
-async def _answer(fn: Callable[[], Awaitable[T]]) -> T:
-    """What `fn` gives, with the client's errors as ours."""
+class Refused(Unprocessable):
+    """A write that the server understood and will never take; it is no failure of the server."""
+
+
+async def _answer(fn: Callable[[], Awaitable[T]], key: str | None, *, write: bool = False) -> T:
+    """What `fn` gives, with the client's errors as ours; `key` is kept out of their words."""
     try:
         return await fn()
     except ResourceExhaustedResponse as error:
         raise Overloaded("qdrant is busy.", retry_after=error.retry_after_s) from error
+    except QdrantException as error:
+        # A 429 whose Retry-After is a date.
+        raise Overloaded("qdrant is busy.") from error
     except ResponseHandlingException as error:
         broken = not isinstance(error.source, httpx.TransportError)
         raise Transient(f"{type(error.source).__name__}", again=not broken) from error
     except UnexpectedResponse as error:
         status = error.status_code or 0
-        if status == 404:
-            raise NotFound("qdrant has no such collection.") from error
-        if status == 409:
-            raise Conflict("qdrant has a collection of that name.") from error
         if status == 429:
             raise Overloaded("qdrant is busy.") from error
-        said = error.content[:200].decode("utf-8", "replace")
-        raise Transient(f"status {status}: {said}", again=status in (502, 503, 504)) from error
+        if status in (401, 403):
+            raise Transient(f"the key is refused (status {status})", again=False) from error
+        own = _reason(error.content)
+        if own is not None and status == 404:
+            raise NotFound("qdrant has no such collection.") from error
+        if own is not None and status == 409:
+            raise Conflict("qdrant has a collection of that name.") from error
+        said = error.content.decode("utf-8", "replace") if own is None else own
+        if key:
+            said = said.replace(key, "***")
+        said = f"status {status}: {said}"[:200]
+        # The only one that what stands before Qdrant may say: for this request it is as final.
+        if write and (status == 413 or (own is not None and status in (400, 422))):
+            raise Refused(said) from error
+        raise Transient(said, again=status in (502, 503, 504)) from error
+
+
+def _reason(body: bytes) -> str | None:
+    """Why Qdrant itself refuses; None where the body is not of its form."""
+    try:
+        reason = json.loads(body)["status"]["error"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return reason if isinstance(reason, str) else None
 
 
 def requests(points: Sequence[Point], most: int = REQUEST_BYTES) -> Iterator[list[Point]]:

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 import structlog
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from prometheus_client import Counter, Histogram
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from aistack.service import metrics
 from aistack.service.context import remaining
@@ -184,16 +184,29 @@ class Dependency:
 
         if not retry:
             return await attempt()
+        failure: Failed | None = None
+
+        def enough(state: RetryCallState) -> bool:
+            late = time.monotonic() + state.upcoming_sleep >= end
+            return late or state.attempt_number >= self._attempts
+
         async for trial in AsyncRetrying(
-            stop=stop_after_attempt(self._attempts),
+            stop=enough,
             wait=wait_random_exponential(multiplier=self._backoff, max=2.0),
-            retry=retry_if_exception(lambda e: _retriable(e) and time.monotonic() < end),
+            retry=retry_if_exception(_retriable),
             reraise=True,
         ):
             with trial:
-                if trial.retry_state.attempt_number > 1:
+                if failure is not None:
+                    if time.monotonic() >= end:
+                        # The pause took longer than it should: what failed is still the answer.
+                        raise failure
                     metrics.DEPENDENCY_RETRIES.labels(self.name, operation).inc()
-                return await attempt()
+                try:
+                    return await attempt()
+                except Failed as error:
+                    failure = error
+                    raise
         raise AssertionError("unreachable: tenacity returns or raises")
 
     @asynccontextmanager
@@ -251,7 +264,7 @@ class Dependency:
                         error=type(error).__name__,
                         reason=str(error)[:300],
                     )
-                    raise _Failed(self.name, error) from error
+                    raise Failed(self.name, error) from error
                 except BaseException:
                     # Cancelled, or a fault of our own: it says nothing about the dependency.
                     outcome = "ended"
@@ -273,7 +286,7 @@ class Dependency:
                 await self._slots.acquire()
         except TimeoutError:
             metrics.DEPENDENCY_CALLS.labels(self.name, operation, "full").inc()
-            raise Overloaded(f"Too many calls to {self.name} at once.") from None
+            raise Full(f"Too many calls to {self.name} at once.") from None
 
 
 @cache
@@ -285,14 +298,22 @@ def _series(name: str, operation: str, outcome: str) -> tuple[Histogram, Counter
     )
 
 
-class _Failed(Unavailable):
-    """The dependency failed: what is tried again, where its cause allows it."""
+class Full(Overloaded):
+    """This process itself has all the calls under way to a dependency that it may have."""
+
+
+class Failed(Unavailable):
+    """The dependency failed: what is tried again, where its cause allows it (`again`).
+
+    `answered` tells a dependency that said that it cannot from one that is away or hangs.
+    """
 
     def __init__(self, name: str, cause: BaseException) -> None:
         asked = cause.retry_after if isinstance(cause, Transient) else None
         super().__init__(f"{name} is not available right now.", retry_after=asked)
         self.again = cause.again if isinstance(cause, Transient) else True
+        self.answered = isinstance(cause, Transient)
 
 
 def _retriable(error: BaseException) -> bool:
-    return isinstance(error, _Failed) and error.again
+    return isinstance(error, Failed) and error.again

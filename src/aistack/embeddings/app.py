@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -12,7 +12,8 @@ from aistack.clients.redis import Redis
 from aistack.config import Config, EmbeddingsConfig
 from aistack.embeddings import metrics, schemas
 from aistack.embeddings.cache import VectorCache
-from aistack.embeddings.embedder import Embedded, Embedder, Timings
+from aistack.embeddings.checks import check_text, server_timing
+from aistack.embeddings.embedder import Embedded, Embedder
 from aistack.embeddings.encoder import Encoder, EncoderError
 from aistack.embeddings.lanes import lane_count
 from aistack.embeddings.loading import extended, load
@@ -323,18 +324,9 @@ def _texts(
             raise BadRequest("Token ids are not accepted: send the text itself.", param=field)
         if not text:
             raise BadRequest(f"{where} is an empty text.", param=field)
-        if len(text) > config.text_bytes or _utf8_length(text, where) > config.text_bytes:
-            raise TooLarge(f"{where} is over {config.text_bytes} bytes.", param=field)
+        check_text(text, where, most=config.text_bytes, param=field)
         checked.append(text)
     return checked
-
-
-def _utf8_length(text: str, where: str) -> int:
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError as error:
-        # JSON can spell half of a surrogate pair, which is no character.
-        raise BadRequest(f"{where} is not valid Unicode.", param=where) from error
 
 
 def _answering(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
@@ -343,21 +335,10 @@ def _answering(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(body: bytes, embedded: Embedded) -> Response:
+    phases = asdict(embedded.timings)
     return Response(
-        body,
-        media_type="application/json",
-        headers={"server-timing": _server_timing(embedded.timings)},
+        body, media_type="application/json", headers={"server-timing": server_timing(phases)}
     )
-
-
-def _server_timing(timings: Timings) -> str:
-    parts = {
-        "cache": timings.cache,
-        "tokenize": timings.tokenize,
-        "queue": timings.queue,
-        "encode": timings.encode,
-    }
-    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items())
 
 
 def _observe(done: Pass) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,10 @@ from fastapi import APIRouter, Request, Response
 from aistack.config import EmbeddingsConfig
 from aistack.embeddings import rerank_metrics as metrics
 from aistack.embeddings import rerank_schemas as schemas
+from aistack.embeddings.checks import check_text, server_timing
 from aistack.embeddings.encoder import EncoderError
 from aistack.embeddings.loading import extended, tried
-from aistack.embeddings.rerank import Reranker, Timings, observe, warm_up
+from aistack.embeddings.rerank import Reranker, observe, warm_up
 from aistack.embeddings.rerank_engines import PairTokenizer, Scorer, open_scorer
 from aistack.embeddings.rerank_model import OPTION, RerankFiles, open_files
 from aistack.embeddings.scheduler import Scheduler
@@ -152,7 +153,7 @@ def add_routes(router: APIRouter, service: Rerank) -> None:
         return Response(
             schemas.body(body, texts, scored, loaded.name),
             media_type="application/json",
-            headers={"server-timing": _server_timing(scored.timings)},
+            headers={"server-timing": server_timing(asdict(scored.timings))},
         )
 
 
@@ -175,16 +176,5 @@ def _documents(body: schemas.RerankRequest, config: EmbeddingsConfig) -> list[st
 def _checked(text: str, where: str, config: EmbeddingsConfig) -> str:
     if not text or text.isspace():
         raise BadRequest(f"{where} is an empty text.", param=where)
-    try:
-        # JSON can spell half of a surrogate pair, which is no character.
-        size = len(text) if len(text) > config.text_bytes else len(text.encode())
-    except UnicodeEncodeError as error:
-        raise BadRequest(f"{where} is not valid Unicode.", param=where) from error
-    if size > config.text_bytes:
-        raise TooLarge(f"{where} is over {config.text_bytes} bytes.", param=where)
+    check_text(text, where, most=config.text_bytes, param=where)
     return text
-
-
-def _server_timing(timings: Timings) -> str:
-    parts = {"tokenize": timings.tokenize, "queue": timings.queue, "encode": timings.encode}
-    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items())

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from aistack.embeddings.embedder import Embedded
 from aistack.embeddings.encoder import Vectors, normalized
 from aistack.model_prompts import InputType
-from aistack.models import EmbeddingSet
+from aistack.models import FORGET_TEXTS, EmbeddingSet
 
 #: Token ids are parsed so that they can be refused with words that say what to do instead.
 TokenIds = list[int] | list[list[int]]
@@ -64,10 +64,6 @@ class EmbeddingsRequest(Prompted):
     )
     dimensions: int | None = Field(None, description=DIMENSIONS)
     user: str | None = Field(None, max_length=200, description="accepted, and not used")
-
-
-#: Texts that one request may ask to be forgotten.
-FORGET_TEXTS = 4096
 
 
 class ForgetRequest(Wire):

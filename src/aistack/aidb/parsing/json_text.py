@@ -26,6 +26,11 @@ LARGE: Final = 800
 #: Steps of a path that a label tells; the last ones say most.
 _STEPS: Final = 12
 MAX_DEPTH: Final = 10_000
+#: Characters of a key that are looked at for a label.
+_KEY: Final = 200
+#: Of a text that is checked while its sender waits. To check takes 30 times as much memory, and
+#: other threads stand still meanwhile: what is longer is refused by `parse`.
+MAX_CHECKED_CHARS: Final = 1_000_000
 
 #: And comments, which the settings of editors and compilers have.
 _SPACE: Final = re.compile(r"(?:[ \t\r\n]++|//[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/)*+")
@@ -47,15 +52,20 @@ class _Open:
     start: int
     is_object: bool
     first: int
+    #: Where the key of the member is that is being read, and its step of a path once it is asked.
     key: tuple[int, int] | None = None
+    step: str = ""
     count: int = 0
     group: _Piece | None = None
     group_count: int = 0
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
+    """Reads values; without `cuts` it only checks them."""
+
+    def __init__(self, text: str, *, cuts: bool = True) -> None:
         self.text = text
+        self._cuts = cuts
         self.pieces: list[_Piece] = []
         self._open: list[_Open] = []
 
@@ -113,7 +123,7 @@ class _Reader:
         match = _STRING.match(self.text, position)
         if match is None:
             self._refuse(position, "a key in double quotes")
-        here.key = match.span()
+        here.key, here.step = match.span(), ""
         colon = self._skip(match.end())
         if self.text[colon : colon + 1] != ":":
             self._refuse(colon, "':'")
@@ -122,6 +132,9 @@ class _Reader:
     def _done(self, start: int, end: int) -> None:
         """An element of the innermost array or object has been read: `text[start:end]`."""
         here = self._open[-1]
+        if not self._cuts:
+            here.count += 1
+            return
         inner = bool(self.pieces) and self.pieces[-1].start >= start
         if inner or end - start >= SMALL:
             self._end_group()
@@ -148,6 +161,9 @@ class _Reader:
     def _close(self, end: int) -> None:
         """The innermost array or object ends: its pieces stay if it is large."""
         here = self._open[-1]
+        if not self._cuts:
+            self._open.pop()
+            return
         if end - here.start > LARGE and here.count:
             self._end_group()
             # What opens it goes with its first piece.
@@ -159,8 +175,12 @@ class _Reader:
     def _step(self, here: _Open) -> str:
         if here.key is None:
             return f"[{here.count}]"
-        key = self.text[here.key[0] + 1 : here.key[1] - 1]
-        return f".{key}" if _NAME.fullmatch(key) else f"['{shorten(key, 60) or ''}']"
+        if not here.step:
+            begin, end = here.key[0] + 1, here.key[1] - 1
+            key = self.text[begin : min(end, begin + _KEY)]
+            named = end - begin <= _KEY and _NAME.fullmatch(key)
+            here.step = f".{key}" if named else f"['{shorten(key, 60) or ''}']"
+        return here.step
 
     def _label(self, last: str) -> str:
         above = [self._step(one) for one in self._open[-_STEPS - 1 : -1]]
@@ -187,13 +207,15 @@ class _Reader:
 
 
 def check(content: bytes, charset: str | None = None) -> None:
-    """Raises ParseError."""
+    """Raises ParseError. Texts over MAX_CHECKED_CHARS are not looked at: `parse` refuses them."""
     text = decode(content, charset)
+    if len(text) > MAX_CHECKED_CHARS:
+        return
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:
         # It stops at another depth, and says less of the place.
-        _pieces(text)
+        _pieces(text, cuts=False)
 
 
 def parse(content: bytes, charset: str | None = None) -> ParsedDocument:
@@ -215,8 +237,8 @@ def parse_lines(content: bytes, charset: str | None = None) -> ParsedDocument:
     return ParsedDocument(None, text, tuple(_records(text)))
 
 
-def _pieces(text: str) -> list[_Piece]:
-    reader = _Reader(text)
+def _pieces(text: str, *, cuts: bool = True) -> list[_Piece]:
+    reader = _Reader(text, cuts=cuts)
     end = reader.value(0, len(text))
     after = reader._skip(end)
     if after < len(text):
@@ -241,7 +263,7 @@ def _line_start(text: str, position: int) -> int:
 
 
 def _records(text: str) -> Iterator[Block]:
-    reader = _Reader(text)
+    reader = _Reader(text, cuts=False)
     for number, (start, end, line) in enumerate(lines(text), start=1):
         if not line or line.isspace():
             continue
@@ -249,5 +271,4 @@ def _records(text: str) -> Iterator[Block]:
         read = reader.value(start, stop)
         if reader._skip(read) < stop:
             reader._refuse(reader._skip(read), "the end of the line")
-        reader.pieces.clear()
         yield Block("code", start, end, line=number)

@@ -128,14 +128,15 @@ _DEPTH: Final = 16
 
 @cache
 def grammar(content_type: str) -> Grammar | None:
-    """The grammar of a content type in LANGUAGES; None where no module has it."""
+    """The grammar of a content type in LANGUAGES; None where no module has one that can be used."""
     for module, function in LANGUAGES[content_type].grammars:
         try:
             found = getattr(importlib.import_module(module), function, None)
-        except ImportError:
+            if found is not None:
+                return Grammar(found())
+        except (ImportError, ValueError):
+            # A grammar that was made for another version of tree-sitter is a ValueError.
             continue
-        if found is not None:
-            return Grammar(found())
     return None
 
 

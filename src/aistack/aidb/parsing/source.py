@@ -2,7 +2,7 @@
 
 tree-sitter reads what is not quite right, too. Blocks follow one another without a gap: each begins
 with the comments directly above its definition and ends where the next begins. Without a grammar,
-and where its reading takes too long, the text is cut at blank lines.
+and where it cannot or should not read the text, that is cut at blank lines.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from aistack.aidb.parsing.languages import (
 from aistack.aidb.parsing.text import decode
 from aistack.content_types import SOURCE
 
+PYTHON: Final = "text/x-python"
 #: A syntax tree takes up to 260 bytes a byte of source (measured: half a million open brackets);
 #: longer files are generated ones, mostly.
 MAX_TREE_BYTES: Final = 500_000
@@ -38,9 +39,14 @@ MAX_TREE_BYTES: Final = 500_000
 MAX_SECONDS: Final = 3.0
 #: Definitions within definitions: what lies deeper belongs to the one it lies in.
 MAX_LEVEL: Final = 6
+#: Widths of indentation in one file of Python. The grammar's scanner writes its stack of them, two
+#: bytes each, into a buffer of 1024 bytes and does not look where it ends.
+MAX_INDENTS: Final = 200
 
 _READ_BYTES: Final = 65_536
 _INDENT: Final = 400
+#: White space from the start of a line as the scanner of Python adds it up, over a backslash too.
+_INDENTATION: Final = re.compile(rb"[\n\r\f]([ \t]*+(?:\\\r?\n?[ \t]*+)*+)")
 _BLANK_LINES: Final = re.compile(r"\n(?:[ \t\r]*\n)+")
 #: What may follow the last definition of a class and is no statement of its own.
 _CLOSING: Final = re.compile(r"[\s{}()\[\];,]*")
@@ -58,8 +64,8 @@ class _Definition:
     label: str
 
 
-class _TooLong(Exception):
-    pass
+class _Unread(Exception):
+    """Why the grammar does not read a text; `str()` of it goes into `ParsedDocument.parser`."""
 
 
 def parse_as(content: bytes, charset: str | None, content_type: str) -> ParsedDocument:
@@ -69,20 +75,13 @@ def parse_as(content: bytes, charset: str | None, content_type: str) -> ParsedDo
         return ParsedDocument(None, text, tuple(paragraphs(text)), parser="blank lines")
     language = LANGUAGES[content_type]
     data = text.encode()
-    if grammar(content_type) is None:
-        why = f"blank lines: no grammar for {language.name}"
-    elif len(data) > MAX_TREE_BYTES:
-        why = f"blank lines: over {MAX_TREE_BYTES} bytes"
-    else:
-        try:
-            with _one_tree:
-                found = list(_definitions(_tree(data, content_type), data, language))
-        except _TooLong:
-            why = f"blank lines: {language.name} took longer than {MAX_SECONDS:.0f} s"
-        else:
-            blocks = tuple(_blocks(text, data, found))
-            return ParsedDocument(None, text, blocks, parser=f"tree-sitter {language.name}")
-    return ParsedDocument(None, text, tuple(paragraphs(text)), parser=why)
+    try:
+        with _one_tree:
+            found = list(_definitions(_tree(data, content_type), data, language))
+    except _Unread as why:
+        return ParsedDocument(None, text, tuple(paragraphs(text)), parser=f"blank lines: {why}")
+    blocks = tuple(_blocks(text, data, found))
+    return ParsedDocument(None, text, blocks, parser=f"tree-sitter {language.name}")
 
 
 def paragraphs(text: str, start: int = 0, end: int | None = None, line: int = 1) -> Iterator[Block]:
@@ -98,9 +97,15 @@ def paragraphs(text: str, start: int = 0, end: int | None = None, line: int = 1)
 
 
 def _tree(data: bytes, content_type: str) -> Tree:
-    """Raises _TooLong."""
+    """Raises _Unread."""
+    name = LANGUAGES[content_type].name
     language = grammar(content_type)
-    assert language is not None
+    if language is None:
+        raise _Unread(f"no grammar for {name}")
+    if len(data) > MAX_TREE_BYTES:
+        raise _Unread(f"over {MAX_TREE_BYTES} bytes")
+    if content_type == PYTHON and _is_too_deep(data):
+        raise _Unread("nested too deep")
     deadline = time.thread_time() + MAX_SECONDS
     late = False
 
@@ -116,8 +121,23 @@ def _tree(data: bytes, content_type: str) -> Tree:
         )
     except ValueError:
         if not late:
-            raise
-        raise _TooLong from None
+            raise _Unread(f"the grammar for {name} cannot be used") from None
+        raise _Unread(f"{name} took longer than {MAX_SECONDS:.0f} s") from None
+
+
+def _is_too_deep(data: bytes) -> bool:
+    """Whether the indentation may have more than MAX_INDENTS levels.
+
+    Each level is wider than the one around it, so that there are at most as many as widths; levels
+    alone would say less, for after an error the scanner leaves some open.
+    """
+    widths: set[int] = set()
+    for match in _INDENTATION.finditer(data):
+        run = match[1]
+        widths.add(run.count(b" ") + 8 * run.count(b"\t"))
+        if len(widths) > MAX_INDENTS:
+            return True
+    return False
 
 
 def _definitions(tree: Tree, data: bytes, language: Language) -> Iterator[_Definition]:

@@ -208,12 +208,25 @@ def _stopped(settings: Settings, change: Callable[[], None]) -> None:
 
 
 def _after_swap(settings: Settings) -> None:
+    _distrust_index(settings)
     if settings.superuser_sql is not None:
         settings.pg(
             "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", str(settings.superuser_sql), admin=True
         )
     if settings.migrate:
         settings.unit("restart", settings.migrate)
+
+
+def _distrust_index(settings: Settings) -> None:
+    """An index outside the database (Qdrant) is of another time than what is in it now: aidb makes
+    it anew, and searches without it until then."""
+    known = "SELECT to_regclass('public.index_state') IS NOT NULL"
+    if settings.sql(known, admin=True) == ["t"]:
+        settings.sql(
+            "UPDATE public.index_state SET state = 'building', next_chunk = -1, done = 0,"
+            " started_at = now(), built_at = NULL",
+            admin=True,
+        )
 
 
 def _swap(settings: Settings, incoming: str, outgoing: str) -> None:
