@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aistack.aidb import parsing
+from aistack.aidb import chunking_cuts, parsing
+from aistack.aidb.chunking import MAX_CHARS_PER_TOKEN, MAX_JOINED
+from aistack.aidb.parsing.document import Block, ParsedDocument
 from aistack.models import ModelFiles
 from fix_chunking import chunker, cut, plain_tokenizer, sentences
 
