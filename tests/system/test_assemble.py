@@ -189,9 +189,9 @@ def test_what_is_laid_over_a_shared_file_leaves_the_tree_alone(tmp_path: Path) -
 def test_the_closure_is_what_the_project_declares() -> None:
     pyproject = (
         '[project]\ndependencies = ["a>=1"]\n[project.optional-dependencies]\n'
-        'onnx = ["b"]\ndev = ["c==2"]\ntest = ["d"]\n'
+        'onnx = ["b"]\nopenvino = ["e"]\ndev = ["c==2"]\ntest = ["d"]\n'
     )
-    assert closure.requirements(pyproject) == ["a>=1", "b", "c==2"]
+    assert closure.requirements(pyproject) == ["a>=1", "b", "e", "c==2"]
 
 
 def test_the_cache_builds_once_whole_and_keeps_few(

@@ -10,8 +10,10 @@ from .client import Answer, CheckError, client, parser, run
 GUARDED: tuple[tuple[str, str, object, bool], ...] = (
     ("POST", "/v1/embeddings", {"model": "all-minilm-l6-v2", "input": "x"}, True),
     ("POST", "/embed", {"inputs": "x"}, False),
+    ("POST", "/v1/rerank", {"query": "x", "documents": ["y"]}, False),
     ("GET", "/v1/collections", None, False),
     ("GET", "/v1/documents", None, False),
+    ("GET", "/v1/vectors", None, False),
     ("POST", "/v1/search", {"query": "x"}, False),
     ("POST", "/v1/chat/completions", {"model": "local", "messages": []}, True),
     ("GET", "/v1/models", None, True),
