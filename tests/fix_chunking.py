@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from aistack.aidb import parsing
 from aistack.aidb.chunking import Chunk, Chunker
+from aistack.aidb.parsing import ParsedDocument
 from aistack.models import find_model
 
 
@@ -32,3 +33,13 @@ def cut(
 
 def sentences(count: int, word: str = "mountain") -> str:
     return " ".join(f"Sentence {n} about the {word} and its lakes." for n in range(count))
+
+
+def check_blocks(document: ParsedDocument) -> None:
+    position = 0
+    for block in document.blocks:
+        assert position <= block.start < block.end
+        assert not document.text[position : block.start].strip()
+        assert block.line == 1 + document.text.count("\n", 0, block.start)
+        position = block.end
+    assert not document.text[position:].strip()

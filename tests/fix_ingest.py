@@ -142,4 +142,5 @@ async def ingest_bench(database: str, model_files: ModelFiles) -> AsyncIterator[
     yield made
     if made.working:
         await made.worker.stop()
+    await made.ingestion.aclose()
     await made.postgres.aclose()

@@ -68,6 +68,10 @@ dashboard {
               expr = "rate(aistack_aidb_ingested_chunks_total[5m])";
               legend = "chunks";
             }
+            {
+              expr = "sum by (how) (rate(aistack_aidb_parsers_ended_total[5m]))";
+              legend = "parser: {{how}}";
+            }
           ];
         })
         (graph {

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from aistack.aidb import jobs, parsing, schemas, store
+from aistack.aidb import jobs, schemas, store
 from aistack.aidb.chunking import Chunk, Chunker
 from aistack.aidb.documents import Document
 from aistack.aidb.ingest import PARSES_AT_ONCE, Ingestion, Progress
@@ -62,6 +62,7 @@ async def test_the_largest_document_takes_longer_than_a_statement_may(
     text = "\n\n".join(f"Paragraph {n} on lake{n % 700} and hill{n}. " * 4 for n in range(4000))
     document = await bench.upload(text)
     await ingestion.run(document.id, 1)
+    await ingestion.aclose()
     await postgres.aclose()
     ready = await bench.document(document.id)
     assert (ready.state, ready.chunk_count > 2000) == ("ready", True)
@@ -139,10 +140,10 @@ async def test_the_queue_tries_again_until_the_dependency_is_back(bench: Bench) 
 async def test_a_fault_of_ours_ends_in_failed_and_says_where_to_look(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_content: bytes, _kind: str) -> parsing.ParsedDocument:
+    def broken(_parsed: ParsedDocument) -> Sequence[Chunk]:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr(parsing, "parse", broken)
+    monkeypatch.setattr(bench.ingestion, "_cut", broken)
     monkeypatch.setattr(jobs, "LONGEST_WAIT", 0.01)
     bench.work()
     document = await bench.upload("A lake.")
@@ -302,6 +303,7 @@ async def test_two_documents_are_parsed_at_once_and_no_more(
     go.set()
     await asyncio.gather(*running)
     assert most == PARSES_AT_ONCE == 2
+    await ingestion.aclose()
     assert bench.rows("SELECT count(*) FROM documents WHERE state = 'ready'") == [(4,)]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from aistack.aidb import parsing
 from aistack.aidb.parsing import ParsedDocument, languages, source
 from aistack.content_types import LANGUAGES
+from fix_chunking import check_blocks
 
 SOURCES = sorted(LANGUAGES)
 
@@ -162,16 +161,6 @@ def paths(document: ParsedDocument) -> dict[str, str]:
     return found
 
 
-def check_blocks(document: ParsedDocument) -> None:
-    position = 0
-    for block in document.blocks:
-        assert position <= block.start < block.end
-        assert not document.text[position : block.start].strip()
-        assert block.line == 1 + document.text.count("\n", 0, block.start)
-        position = block.end
-    assert not document.text[position:].strip()
-
-
 def test_python_by_definitions() -> None:
     document = parse(PYTHON)
     assert document.text == PYTHON
@@ -312,28 +301,6 @@ def test_without_a_grammar_or_over_the_limit_it_is_cut_at_blank_lines(
     long = "x = 1\n" * 5000 + "\n" + text
     assert parse(long).parser == "blank lines: Python took longer than -1 s"
     check_blocks(parse(long))
-
-
-PIECES = [
-    *("def f(x):\n", "  ", "    ", "class A:\n", "{", "}", "(", ")", "\n", "\n\n", ";", "# c\n"),
-    *("// c\n", "/* c */", "fn f() {}\n", "int x;\n", "a = b", '"', "'", "'''", "<<E\n", "é"),
-    *("impl A {", "export ", "const a = () => 1\n", "@x\n", "let", " in ", "${", "`", "\r\n", "日"),
-    *("#if X\n", "#endif\n", "namespace N {", "template <", "type ", "func ", "\\", "\x0b", "\t"),
-]
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_any_text_is_read_and_nothing_is_lost(kind: str, data: st.DataObject) -> None:
-    pieces = st.sampled_from(PIECES)
-    text = "".join(data.draw(st.lists(pieces | st.text(max_size=5), max_size=40))).replace("\0", "")
-    text = "".join(one for one in text if not "\ud800" <= one <= "\udfff").removeprefix("\ufeff")
-    if not text.strip():
-        return
-    document = parse(text, kind)
-    assert document.text == text
-    check_blocks(document)
 
 
 def test_ten_megabytes_of_brackets_are_read_in_linear_time() -> None:

@@ -18,12 +18,13 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from aistack.aidb import embedding_sets, parsing
+from aistack.aidb import embedding_sets
 from aistack.aidb.analysis import ENGLISH, analyze, analyzer_version
 from aistack.aidb.bm25 import frequencies
 from aistack.aidb.chunking import Chunk
 from aistack.aidb.jobs import WAITING
 from aistack.aidb.near_duplicates import fingerprint
+from aistack.aidb.parsers import Parsers
 from aistack.aidb.parsing import ParsedDocument, ParseError
 from aistack.aidb.swap import IndexedChunk, Swap, copy_vectors
 from aistack.aidb.swaps import Swaps
@@ -48,8 +49,8 @@ SECONDS = Histogram(
 QUEUED = Gauge("aistack_aidb_queue_documents", "Documents not yet ready, by state", ["state"])
 SEARCHABLE = Gauge("aistack_aidb_chunks", "Chunks that can be found")
 
-#: Documents that are parsed at once, in threads, however many jobs there are: it takes the most
-#: memory of all, and more threads than this only wait for each other.
+#: Documents that are parsed and cut at once, however many jobs there are: it takes the most memory
+#: of all.
 PARSES_AT_ONCE = 2
 #: How often a document under way says how far it is.
 PROGRESS_SECONDS = 1.0
@@ -125,8 +126,10 @@ class Ingestion:
         cut: Callable[[ParsedDocument], Sequence[Chunk]],
         *,
         most_chunks: int,
+        parsers: Parsers | None = None,
     ) -> None:
         self._postgres = postgres
+        self._parsers = parsers or Parsers()
         self._vectors = vectors
         self._cut = cut
         self._most_chunks = most_chunks
@@ -159,24 +162,26 @@ class Ingestion:
         """Cancel what goes on for several jobs at once; the jobs themselves have ended."""
         await self._vectors.aclose()
         await self._swaps.aclose()
+        await self._parsers.aclose()
 
     async def _process(self, document_id: UUID, version: int, begun: Begun, content: bytes) -> str:
         started = time.monotonic()
         try:
             async with self._parsing:
-                prepared = await asyncio.to_thread(self._prepare, content, begun)
+                parsed = await self._parsers.parse(content, begun.content_type)
+                prepared = await asyncio.to_thread(self._prepare, parsed, begun)
         except ParseError as error:
             return await self._fail(document_id, version, error.detail)
         if not prepared.chunks:
             return await self._fail(document_id, version, "There is no text in the document.")
-        parsed = time.monotonic()
-        SECONDS.labels("parse").observe(parsed - started)
+        ready = time.monotonic()
+        SECONDS.labels("parse").observe(ready - started)
         table, vectors = await self._vectors.embed(
             [chunk.embed_prefix + chunk.text for chunk in prepared.chunks],
             Progress(self._postgres, document_id, version),
         )
         embedded = time.monotonic()
-        SECONDS.labels("embed").observe(embedded - parsed)
+        SECONDS.labels("embed").observe(embedded - ready)
         swap = Swap(
             document_id=document_id,
             version=version,
@@ -258,9 +263,8 @@ class Ingestion:
                 [document_id, version],
             )
 
-    def _prepare(self, content: bytes, begun: Begun) -> Prepared:
+    def _prepare(self, parsed: ParsedDocument, begun: Begun) -> Prepared:
         """CPU work, in a thread. Raises ParseError."""
-        parsed = parsing.parse(content, begun.content_type)
         chunks = self._cut(parsed)
         if len(chunks) > self._most_chunks:
             raise ParseError(

@@ -1,0 +1,157 @@
+"""Documents parsed in processes of their own.
+
+A parser written in C may be ended by a hostile file, and takes what memory and time it likes. In a
+child process that costs one document; the service, its searches and its other documents go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+from prometheus_client import Counter
+
+from aistack.aidb import parsing
+from aistack.aidb.parsing import ParsedDocument, ParseError, child
+from aistack.aidb.parsing.languages import LANGUAGES
+from aistack.content_types import SOURCE
+
+log = structlog.get_logger()
+
+ENDED = Counter(
+    "aistack_aidb_parsers_ended_total",
+    "Processes that a document ended: crash, or timeout",
+    ["content_type", "how"],
+)
+
+#: The slowest parser gives up by itself after 120 seconds.
+PARSE_SECONDS: Final = 300.0
+#: How long a child waits for another document.
+QUIET_SECONDS: Final = 60.0
+#: Of an answer that is read in one piece.
+_STREAM_BYTES: Final = 1 << 20
+
+
+class BrokenParser(Exception):
+    """A fault of ours; its traceback is in the log."""
+
+
+class _Ended(Exception):
+    """The document ended its child; `str()` of it says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A process, and the pipes to and from it."""
+
+    process: Process
+    to: asyncio.StreamWriter
+    back: asyncio.StreamReader
+
+
+class Parsers:
+    """As many child processes as callers at once; each waits a minute for another document.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(
+        self, seconds: float = PARSE_SECONDS, quiet_seconds: float = QUIET_SECONDS
+    ) -> None:
+        self._seconds = seconds
+        self._quiet_seconds = quiet_seconds
+        self._idle: dict[_Child, asyncio.TimerHandle] = {}
+
+    async def parse(self, content: bytes, content_type: str) -> ParsedDocument:
+        """Read a document. Raises ParseError, also where its parser ended, and BrokenParser.
+
+        Source code whose grammar ended is cut at blank lines instead.
+        """
+        try:
+            return await self._parsed(content, content_type)
+        except _Ended as error:
+            kind, _, parameters = content_type.partition(";")
+            language = LANGUAGES.get(parsing.essence(kind))
+            if language is None:
+                raise ParseError(f"The document cannot be read: its parser {error}.") from None
+            plain = await self._parsed(content, f"{SOURCE};{parameters}")
+            return replace(plain, parser=f"blank lines: the grammar for {language.name} {error}")
+
+    async def aclose(self) -> None:
+        """End the children that wait."""
+        while self._idle:
+            idle, timer = self._idle.popitem()
+            timer.cancel()
+            await _end(idle)
+
+    async def _parsed(self, content: bytes, content_type: str) -> ParsedDocument:
+        one = await self._child()
+        done = False
+        try:
+            async with asyncio.timeout(self._seconds):
+                one.to.write(child.request(content, content_type))
+                await one.to.drain()
+                (size,) = child.ANSWER.unpack(await one.back.readexactly(child.ANSWER.size))
+                answer = await one.back.readexactly(size)
+            done = True
+        except TimeoutError:
+            raise _ended(content_type, "timeout", f"took {self._seconds:.0f} s") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            code = await one.process.wait()
+            if code > 0:
+                raise BrokenParser(f"The parser ended with status {code}.") from None
+            raise _ended(content_type, "crash", f"ended by {signal.Signals(-code).name}") from None
+        finally:
+            if done:
+                loop = asyncio.get_running_loop()
+                self._idle[one] = loop.call_later(self._quiet_seconds, self._dismiss, one)
+            else:
+                # Also where the caller leaves: it is in the middle of a document.
+                await _end(one)
+        return await asyncio.to_thread(child.decoded, answer)
+
+    async def _child(self) -> _Child:
+        while self._idle:
+            idle, timer = self._idle.popitem()
+            timer.cancel()
+            if idle.process.returncode is None and not idle.back.at_eof():
+                return idle
+            await _end(idle)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", child.__name__),
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=_STREAM_BYTES,
+            # Where the interpreter alone does not know where its packages are.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return _Child(process, process.stdin, process.stdout)
+
+    def _dismiss(self, one: _Child) -> None:
+        del self._idle[one]
+        # Its input ends, and it does.
+        one.to.close()
+
+
+def _ended(content_type: str, how: str, said: str) -> _Ended:
+    kind = parsing.essence(content_type)
+    ENDED.labels(kind, how).inc()
+    log.warning("parser_ended", content_type=kind, how=said)
+    return _Ended(said)
+
+
+async def _end(one: _Child) -> None:
+    if one.process.returncode is None:
+        with suppress(ProcessLookupError):
+            one.process.kill()
+    one.to.close()
+    await asyncio.shield(one.process.wait())

@@ -1,0 +1,98 @@
+"""The process in which documents are parsed: `python -m aistack.aidb.parsing.child`.
+
+Requests come on standard input, answers leave on standard output, one at a time, until the input
+ends. What a file does to a parser written in C ends this process at most.
+
+    request   two lengths (unsigned, 4 and 8 bytes, big-endian), the content type, the content
+    answer    a length (8 bytes), JSON: {"document": …} or {"refused": one sentence}
+
+What is not foreseen ends it too, with a traceback on standard error and a status above 0.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from aistack.aidb import parsing
+from aistack.aidb.parsing.document import Block, ParsedDocument, ParseError
+
+REQUEST: Final = struct.Struct("!IQ")
+ANSWER: Final = struct.Struct("!Q")
+#: Memory that one document may take to be read.
+MEMORY_BYTES: Final = 512 << 20
+#: Blocks of one document. More than these are of a file of a few characters a line, and take more
+#: memory than its text by far, here and in the service.
+MAX_BLOCKS: Final = 500_000
+
+_BLOCK: Final = tuple(one.name for one in fields(Block))
+
+
+def request(content: bytes, content_type: str) -> bytes:
+    """What asks a child to read a document."""
+    kind = content_type.encode()
+    return REQUEST.pack(len(kind), len(content)) + kind + content
+
+
+def decoded(answer: bytes) -> ParsedDocument:
+    """The document of an answer. Raises ParseError where it was refused."""
+    told: dict[str, Any] = orjson.loads(answer)
+    if "refused" in told:
+        raise ParseError(told["refused"])
+    title, text, rows, parser = told["document"]
+    return ParsedDocument(title, text, tuple(Block(*row) for row in rows), parser)
+
+
+def _refused(sentence: str) -> bytes:
+    return orjson.dumps({"refused": sentence})
+
+
+#: Made while there is memory: orjson ends the process where it gets none.
+_TOO_LARGE: Final = _refused(f"The document takes more than {MEMORY_BYTES >> 20} MiB to read.")
+_TOO_MANY: Final = _refused(
+    f"The document has more than {MAX_BLOCKS:,} lines, paragraphs or other parts: split it."
+)
+
+
+def _answer(content: bytes, content_type: str) -> bytes:
+    try:
+        document = parsing.parse(content, content_type)
+        if len(document.blocks) > MAX_BLOCKS:
+            return _TOO_MANY
+        rows = [[getattr(block, name) for name in _BLOCK] for block in document.blocks]
+        return orjson.dumps({"document": [document.title, document.text, rows, document.parser]})
+    except ParseError as error:
+        return _refused(error.detail)
+    except MemoryError:
+        return _TOO_LARGE
+
+
+def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
+    while header := stream.read(REQUEST.size):
+        kind, size = REQUEST.unpack(header)
+        content_type = stream.read(kind).decode()
+        yield stream.read(size), content_type
+
+
+def main() -> None:
+    """Until the input ends."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Stopping is the service's: it ends our input when its documents are done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for content, content_type in _requests(sys.stdin.buffer):
+        answer = _answer(content, content_type)
+        sys.stdout.buffer.write(ANSWER.pack(len(answer)) + answer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Documents in processes of their own: what they give, and what happens when one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import AsyncIterator
+
+import psutil
+import pytest
+
+from aistack.aidb import parsing
+from aistack.aidb.parsers import ENDED, BrokenParser, Parsers
+from aistack.aidb.parsing import ParseError, child
+from fix_data import make_pdf
+
+#: Takes seconds to parse, so that there is time to do something to its process.
+SLOW = b"<div>" * 3_000_000
+#: Ends the grammar for Bash in most processes: it looks characters up in a table of 256.
+BASH = (
+    "]]func \u212c\U0005a34a\u2709\U000940ff${[[X\u0d56s\x17{\U0010b992\U0009e885a = bimpl A"
+    " {<<-'E'\n[[\U000d4795\x13\u2934\u254f\U0001166btype "
+)
+
+
+@pytest.fixture
+async def parsers() -> AsyncIterator[Parsers]:
+    made = Parsers()
+    yield made
+    await made.aclose()
+    assert children() == []
+
+
+def children() -> list[psutil.Process]:
+    found = psutil.Process().children()
+    return [one for one in found if child.__name__ in one.cmdline()]
+
+
+async def the_child() -> psutil.Process:
+    """The child, once it has its document."""
+    async with asyncio.timeout(20):
+        while True:
+            for one in children():
+                if one.cpu_times().user > 0.5:
+                    return one
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"One.\n\nTwo.", "text/plain"),
+        ("Ein See.\n\nä".encode("latin-1"), "text/plain; charset=latin-1"),
+        (b"# Lakes\n\nDeep.\n\n```\ncode\n```\n", "text/markdown"),
+        (b"<title>L</title><h1>A</h1><p>b", "text/html; charset=utf-8"),
+        (b'{"a": [1, {"b": "c"}]}', "application/json"),
+        (b"def f():\n    return 1\n\nclass A:\n    x = 1\n", "text/x-python"),
+        (make_pdf(["One page of some words.", "Another."]), "application/pdf"),
+    ],
+)
+async def test_a_document_comes_back_as_it_was_parsed(
+    parsers: Parsers, content: bytes, kind: str
+) -> None:
+    assert await parsers.parse(content, kind) == parsing.parse(content, kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"\xff\xfe\xfd", "text/plain"), (b"  \n", "text/plain"), (b"x", "image/png")],
+)
+async def test_a_refusal_comes_back_in_its_words(
+    parsers: Parsers, content: bytes, kind: str
+) -> None:
+    with pytest.raises(ParseError) as here:
+        parsing.parse(content, kind)
+    with pytest.raises(ParseError) as there:
+        await parsers.parse(content, kind)
+    assert there.value.detail == here.value.detail
+
+
+async def test_one_child_serves_one_after_the_other_and_two_at_once(parsers: Parsers) -> None:
+    for _ in range(3):
+        await parsers.parse(b"A lake.", "text/plain")
+    assert len(children()) == 1
+    await asyncio.gather(*(parsers.parse(b"A lake.", "text/plain") for _ in range(2)))
+    assert len(children()) == 2
+
+
+async def test_a_child_has_bounds(parsers: Parsers) -> None:
+    await parsers.parse(b"A lake.", "text/plain")
+    (one,) = children()
+    assert one.rlimit(resource.RLIMIT_DATA) == (child.MEMORY_BYTES,) * 2
+    assert one.rlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+async def test_a_child_without_work_ends() -> None:
+    parsers = Parsers(quiet_seconds=0.05)
+    await parsers.parse(b"A lake.", "text/plain")
+    async with asyncio.timeout(20):
+        while children():
+            await asyncio.sleep(0.02)
+    # The next document has another.
+    assert (await parsers.parse(b"A hill.", "text/plain")).text == "A hill."
+    await parsers.aclose()
+
+
+async def test_a_child_that_was_killed_while_it_waited_is_replaced(parsers: Parsers) -> None:
+    await parsers.parse(b"A lake.", "text/plain")
+    (one,) = children()
+    one.kill()
+    one.wait(10)
+    async with asyncio.timeout(10):
+        while not next(iter(parsers._idle)).back.at_eof():
+            await asyncio.sleep(0.01)
+    assert (await parsers.parse(b"A hill.", "text/plain")).text == "A hill."
+
+
+@pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
+async def test_a_crash_costs_its_own_document_only(
+    parsers: Parsers, how: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ENDED.labels("text/html", "crash")._value.get()
+    slow = asyncio.create_task(parsers.parse(SLOW, "text/html; charset=utf-8"))
+    doomed = await the_child()
+    assert (await parsers.parse(b"A lake.", "text/plain")).text == "A lake."
+    doomed.send_signal(how)
+    with pytest.raises(ParseError) as caught:
+        await slow
+    assert caught.value.detail == f"The document cannot be read: its parser ended by {how.name}."
+    assert ENDED.labels("text/html", "crash")._value.get() == before + 1
+    assert "parser_ended" in capsys.readouterr().out
+    assert (await parsers.parse(b"A hill.", "text/plain")).text == "A hill."
+
+
+async def test_source_code_whose_grammar_crashes_is_cut_at_blank_lines(parsers: Parsers) -> None:
+    text = "int f() { return 1; }\n\nint g() { return 2; }\n" * 10_000
+    work = asyncio.create_task(parsers.parse(text.encode(), "text/x-c; charset=utf-8"))
+    async with asyncio.timeout(20):
+        while not (found := children()):
+            await asyncio.sleep(0)
+    found[0].send_signal(signal.SIGSEGV)
+    document = await work
+    assert document.parser == "blank lines: the grammar for C ended by SIGSEGV"
+    assert document.text == text
+    assert document.blocks == parsing.parse(text.encode(), "text/x-source").blocks
+
+
+async def test_the_file_that_ended_the_grammar_for_bash_is_read(parsers: Parsers) -> None:
+    # Where the table lies decides: each child has it elsewhere.
+    parsed = ("tree-sitter Bash", "blank lines: the grammar for Bash ended by SIGSEGV")
+    for _ in range(5):
+        document = await parsers.parse(BASH.encode(), "text/x-sh")
+        assert document.text == BASH
+        assert document.parser in parsed
+        await parsers.aclose()
+
+
+async def test_what_takes_too_long_is_refused_and_its_child_ended() -> None:
+    parsers = Parsers(seconds=0.5)
+    with pytest.raises(ParseError, match=r"its parser took 0 s|its parser took 1 s"):
+        await parsers.parse(SLOW, "text/html")
+    assert children() == []
+
+
+async def test_a_caller_that_leaves_takes_its_child_along(parsers: Parsers) -> None:
+    work = asyncio.create_task(parsers.parse(SLOW, "text/html"))
+    await the_child()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert children() == []
+
+
+async def test_a_fault_of_ours_is_no_fault_of_the_document(
+    parsers: Parsers, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Lengths that no request has: the child cannot read the content type.
+    monkeypatch.setattr(child, "request", lambda *_: child.REQUEST.pack(1, 0) + b"\xff")
+    with pytest.raises(BrokenParser):
+        await parsers.parse(b"A lake.", "text/plain")
+    assert "UnicodeDecodeError" in capfd.readouterr().err
+
+
+async def test_too_many_blocks_and_too_much_memory_are_refused_with_the_reason(
+    parsers: Parsers,
+) -> None:
+    with pytest.raises(ParseError, match="more than 500,000 lines, paragraphs or other parts"):
+        await parsers.parse(b"a\n\n" * (child.MAX_BLOCKS + 1), "text/plain")
+    with pytest.raises(ParseError, match="takes more than 512 MiB to read"):
+        await parsers.parse(b"a\n\n" * 3_000_000, "text/plain")
+    assert (await parsers.parse(b"A hill.", "text/plain")).text == "A hill."
