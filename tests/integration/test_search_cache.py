@@ -345,7 +345,7 @@ async def test_the_bytes_of_a_cached_search_are_those_of_the_first(bench: Bench)
     first, again = [await searcher.answer(SearchRequest("lake", "default")) for _ in range(2)]
     assert (first.cached, again.cached) == (False, True)
     assert first.wire == again.wire
-    assert list(first.phases) == ["embed", "dense", "lexical", "fuse", "hits"]
+    assert set(first.phases) == {"embed", "dense", "lexical", "fuse", "hits"}
     for answer in (first, again):
         read = SearchOut.model_validate_json(answer.body())
         assert read.cached == answer.cached

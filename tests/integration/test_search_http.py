@@ -94,7 +94,7 @@ def test_the_bytes_are_those_of_the_documented_answer(filled: AidbProcess) -> No
     assert read.model_dump(exclude_unset=True) == answer.json()
     assert list(answer.json()) == list(SearchOut.model_fields)
     timings = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
-    assert list(timings) == ["embed", "dense", "lexical", "fuse", "hits"]
+    assert set(timings) == {"embed", "dense", "lexical", "fuse", "hits"}
     assert all(float(milliseconds) > 0 for milliseconds in timings.values())
 
 

@@ -29,7 +29,8 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
     async def search(body: SearchIn) -> Response:
         """Find passages by meaning and by words, fused; paged, filtered, with spans and scores.
 
-        `Server-Timing` has the milliseconds of each phase of a search that was not cached.
+        `Server-Timing` has the milliseconds of each phase of a search that was not cached; the
+        query is embedded while the lexical leg is read.
         """
         answer = await parts.searcher.answer(body.request())
         # Bytes that the cache gave or the search made: checked against SearchOut by a test.

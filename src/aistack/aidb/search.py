@@ -10,30 +10,30 @@ so, and is not kept.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
-from aistack.aidb import bm25, dense, fusion, search_state
+from aistack.aidb import bm25, dense, fusion, search_page, search_state
 from aistack.aidb.analysis import analyze
 from aistack.aidb.collection_settings import CollectionSettings
 from aistack.aidb.dense import DenseEngine, Nearest, Pgvector, Scope, State
 from aistack.aidb.documents import DEFAULT_COLLECTION
 from aistack.aidb.filters import check_fields
 from aistack.aidb.fusion import Fused
-from aistack.aidb.near_duplicates import Collapse, Likeness, collapsed
 from aistack.aidb.rerank import Judge, Plan, Reranking
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_flights import Flights
-from aistack.aidb.search_model import Answer, Hit, SearchRequest, SearchResult
+from aistack.aidb.search_model import Answer, SearchRequest, SearchResult
 from aistack.aidb.search_state import Stamp
 from aistack.clients.postgres import Connection, Postgres
 from aistack.clients.resilience import Full
@@ -58,16 +58,13 @@ PHASE_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
-_LIKENESS: Final = "SELECT id, text_hash, fingerprint, term_count FROM chunks WHERE id = ANY(%s)"
-_HITS: Final = """
-SELECT c.id, c.document_id, d.source, coalesce(d.title, d.parsed_title, d.source),
-       d.content_type, c.text, c.heading_path, c.char_start, c.char_end,
-       c.page_start, c.page_end, c.line_start, c.line_end, d.metadata
-  FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = ANY(%s)
-"""
-
 #: A hybrid search waits for its vector half of the time that its request has, this long at most.
 EMBED_SECONDS: Final = 10.0
+
+#: How long a search whose lexical leg is there keeps its connection for the query's vector.
+GRACE_SECONDS: Final = 0.05
+
+_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 Embedded = tuple[EmbeddingSet, NDArray[np.float32]]
 
@@ -85,12 +82,52 @@ class QueryEncoder(Protocol):
         ...
 
 
+class _Lexical(NamedTuple):
+    """The lexical leg, and the state of the collection that it is of."""
+
+    stamp: Stamp
+    ranking: fusion.Ranking
+
+
 class _Found(NamedTuple):
-    """A result, whether it may be kept, and what is to be read before its hits are the page's."""
+    """A result of the state `stamp`, whether it may be kept under it, and what is to be read before
+    its hits are the page's."""
 
     result: SearchResult
+    stamp: Stamp
     keep: bool
     passages: Sequence[str]
+
+
+class _Vector:
+    """The query's vector, which is made while something else is done; nothing until `begin`."""
+
+    def __init__(self, embed: Callable[[], Coroutine[Any, Any, Embedded | None]]) -> None:
+        self._embed = embed
+        self._task: asyncio.Task[Embedded | None] | None = None
+
+    def begin(self) -> None:
+        """Once; again is harmless."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._embed())
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Whether there is nothing to wait for any more, after `seconds` at most."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=seconds)
+        return self._task is None or self._task.done()
+
+    def result(self) -> Embedded | None:
+        """Raises what the embedding raised. None where there is none."""
+        return None if self._task is None else self._task.result()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 class Searcher:
@@ -142,19 +179,9 @@ class Searcher:
     async def _make(self, request: SearchRequest, key: bytes, filled: bool) -> Answer:
         """The answer of a search that is not cached; `filled` if there is anything to find."""
         phases: dict[str, float] = {}
-        embedded = await self._embed(request, phases) if filled else None
-        async with self._postgres.connection("search") as connection:
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            state = await search_state.read(connection, request.collection)
-            if state is None:
-                return _nothing(request)
-            # The first document may have come since the look: its search wants a vector after all.
-            late = not filled and state.chunks > 0
-            found = (
-                None if late else await self._search(connection, state, request, embedded, phases)
-            )
+        found = await self._find(request, filled, phases)
         if found is None:
-            return await self._make(request, key, filled=True)
+            return _nothing(request)
         result = found.result
         if found.passages:
             # Not under the transaction: a cross-encoder takes its time.
@@ -166,8 +193,47 @@ class Searcher:
                 DEGRADED.labels(leg).inc()
         elif found.keep and not found.passages:
             # Nothing here knows whether the reranking model is still the same at the next look.
-            await self._cache.put(key, Stamp.of(state), wire)
-        return Answer(wire, cached=False, seconds=sum(phases.values()), phases=phases)
+            await self._cache.put(key, found.stamp, wire)
+        return Answer(wire, cached=False, seconds=0.0, phases=phases)
+
+    async def _find(
+        self, request: SearchRequest, filled: bool, phases: dict[str, float]
+    ) -> _Found | None:
+        """None for a collection that is not there.
+
+        The query is embedded while the lexical leg is read. Where that takes longer, the connection
+        goes back meanwhile; the ranking still holds if the collection has not changed since.
+        """
+        lexical: _Lexical | None = None
+        async with _Vector(partial(self._embed, request, phases)) as vector:
+            if filled and request.mode != "lexical":
+                vector.begin()
+            if request.mode == "dense":
+                await vector.wait()
+            while True:
+                async with self._postgres.connection("search") as connection:
+                    await connection.execute(_SNAPSHOT)
+                    state = await search_state.read(connection, request.collection)
+                    if state is None:
+                        return None
+                    if state.chunks:
+                        if request.mode != "lexical":
+                            # The first document may have come since the look.
+                            vector.begin()
+                        await check_fields(
+                            connection, state.id, request.collection, request.filters
+                        )
+                    if request.mode != "dense" and (
+                        lexical is None or lexical.stamp != Stamp.of(state)
+                    ):
+                        with _phase(phases, "lexical"):
+                            lexical = await self._lexical(connection, state, request)
+                    if await vector.wait(GRACE_SECONDS):
+                        embedded = vector.result()
+                        return await self._search(
+                            connection, state, request, lexical, embedded, phases
+                        )
+                await vector.wait()
 
     async def _embed(self, request: SearchRequest, phases: dict[str, float]) -> Embedded | None:
         """The query's vector; None where the mode needs none, or a hybrid search goes without."""
@@ -192,38 +258,35 @@ class Searcher:
         connection: Connection,
         state: State,
         request: SearchRequest,
+        lexical: _Lexical | None,
         embedded: Embedded | None,
         phases: dict[str, float],
     ) -> _Found:
-        if state.chunks:
-            await check_fields(connection, state.id, request.collection, request.filters)
         settings = CollectionSettings.of(self._config, state.settings)
-        scope = Scope.of(request.filters)
         rankings: dict[str, fusion.Ranking] = {}
         degraded: tuple[str, ...] = ()
         nearest: Nearest | None = None
         if request.mode != "lexical":
             with _phase(phases, "dense"):
-                nearest = await self._dense(connection, state, scope, request, embedded)
+                nearest = await self._dense(connection, state, request, embedded)
             if nearest is None:
                 degraded = ("dense",)
             else:
                 rankings["dense"] = nearest.ranking
                 degraded = ("qdrant",) if nearest.degraded else ()
-        if request.mode != "dense":
-            with _phase(phases, "lexical"):
-                rankings["lexical"] = await self._lexical(
-                    connection, state, scope, request.query, settings
-                )
+        if lexical is not None:
+            rankings["lexical"] = lexical.ranking
         with _phase(phases, "fuse"):
             fused = _fused(request, rankings, settings)
-            kept, duplicates = await _collapsed(
+            kept, duplicates = await search_page.without_duplicates(
                 connection, fused, request.collapse or settings.collapse
             )
         plan = Plan.of(request, settings)
         window = kept[plan.window]
         with _phase(phases, "hits"):
-            hits = await _hits(connection, window, duplicates, first_rank=plan.window.start + 1)
+            hits = await search_page.read(
+                connection, window, duplicates, first_rank=plan.window.start + 1
+            )
             passages = await plan.passages(connection, window)
         after = min(request.offset + request.limit, len(kept))
         result = SearchResult(
@@ -238,13 +301,12 @@ class Searcher:
             dense_engine=nearest.engine if nearest else None,
             degraded=degraded,
         )
-        return _Found(result, nearest is None or nearest.keep, passages)
+        return _Found(result, Stamp.of(state), nearest is None or nearest.keep, passages)
 
     async def _dense(
         self,
         connection: Connection,
         state: State,
-        scope: Scope,
         request: SearchRequest,
         embedded: Embedded | None,
     ) -> Nearest | None:
@@ -257,20 +319,18 @@ class Searcher:
             if request.mode == "dense":
                 raise
             return None
+        scope = Scope.of(request.filters)
         return await self._engine.find(connection, state, scope, vector, self._config.candidates)
 
     async def _lexical(
-        self,
-        connection: Connection,
-        state: State,
-        scope: Scope,
-        query: str,
-        settings: CollectionSettings,
-    ) -> fusion.Ranking:
-        return await bm25.top(
+        self, connection: Connection, state: State, request: SearchRequest
+    ) -> _Lexical:
+        settings = CollectionSettings.of(self._config, state.settings)
+        scope = Scope.of(request.filters)
+        ranking = await bm25.top(
             connection,
             state.id,
-            analyze(query, settings.language),
+            analyze(request.query, settings.language),
             chunks=state.chunks,
             total_length=state.total_length,
             limit=self._config.candidates,
@@ -278,6 +338,7 @@ class Searcher:
             restriction=scope.restrict("p"),
             arguments=scope.arguments,
         )
+        return _Lexical(Stamp.of(state), ranking)
 
 
 def _fused(
@@ -294,17 +355,6 @@ def _fused(
     return [hit for hit in fused if hit.score >= request.min_score]
 
 
-async def _collapsed(
-    connection: Connection, fused: list[Fused], how: Collapse
-) -> tuple[list[Fused], dict[int, int]]:
-    """The list without duplicates, and how many each kept chunk stands for."""
-    if how == "off" or len(fused) < 2:
-        return fused, {}
-    cursor = await connection.execute(_LIKENESS, [[hit.chunk_id for hit in fused]])
-    likeness = {row[0]: Likeness(*row[1:]) for row in await cursor.fetchall()}
-    return collapsed(fused, likeness, how)
-
-
 def _nothing(request: SearchRequest) -> Answer:
     if request.collection != DEFAULT_COLLECTION:
         raise NotFound(
@@ -313,19 +363,6 @@ def _nothing(request: SearchRequest) -> Answer:
     # The default collection is made with its first document; until then it is empty.
     empty = SearchResult(request.query, request.mode, request.collection, 0, 0, None, (), None)
     return Answer(empty.wire(), cached=False, seconds=0.0)
-
-
-async def _hits(
-    connection: Connection, page: list[Fused], duplicates: Mapping[int, int], *, first_rank: int
-) -> list[Hit]:
-    if not page:
-        return []
-    cursor = await connection.execute(_HITS, [[hit.chunk_id for hit in page]])
-    rows = {row[0]: row for row in await cursor.fetchall()}
-    return [
-        Hit.of(rank, fused, rows[fused.chunk_id], duplicates.get(fused.chunk_id, 0))
-        for rank, fused in enumerate(page, start=first_rank)
-    ]
 
 
 @cache
