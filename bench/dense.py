@@ -194,11 +194,11 @@ class Bench:
                 state = State(1, 0, self._rows, 0, self._table.id, self._name, self._table.identity)
                 backend = Path(f"/proc/{connection.info.backend_pid}/schedstat")
                 busy, began = _busy(backend), time.perf_counter()
-                ranking = await engine.nearest(connection, state, scope, query, CANDIDATES)
+                nearest = await engine.find(connection, state, scope, query, CANDIDATES)
                 if number >= WARM:
                     found.seconds.append(time.perf_counter() - began)
                     found.busy.append(_busy(backend) - busy)
-                    found.ids.append([chunk for chunk, _ in ranking])
+                    found.ids.append([chunk for chunk, _ in nearest.ranking])
         return found
 
 

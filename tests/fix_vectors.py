@@ -108,11 +108,11 @@ class Store:
             a, b, c, d, e, name = row[:6]
             state = State(a, b, c, d, e, name, EmbeddingSet(*row[6:]))
             before = await scans(connection)
-            found = await Pgvector(self.config(**settings)).nearest(
+            found = await Pgvector(self.config(**settings)).find(
                 connection, state, Scope.of(Filter()), vector, limit
             )
             after = await scans(connection)
-            return found, [name for name in after if after[name] > before[name]]
+            return found.ranking, [name for name in after if after[name] > before[name]]
 
     def phase(self) -> str | None:
         """What a build under way does."""

@@ -114,42 +114,65 @@ def find_model(directory: Path | None) -> ModelFiles:
 
 def read_model(directory: Path, name: str) -> ModelFiles:
     """Read and check a model directory. Raises StartError with one line that names the file."""
-    config_path = directory / "config.json"
-    architecture = read_json(config_path)
-    weights = directory / "model.safetensors"
-    shapes = tensor_shapes(weights)
-    tokenizer = directory / "tokenizer.json"
-    tokenizer_json = read_json(tokenizer)
-    if "model" not in tokenizer_json:
-        raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {mend(OPTION)}")
+    core = read_core(directory, option=OPTION)
+    architecture, config_path = core.architecture, core.config
     pooling, pooled = _read_pooling(directory)
-    dimension = positive(architecture, "hidden_size", config_path)
     positions = positive(architecture, "max_position_embeddings", config_path)
-    vocabulary = positive(architecture, "vocab_size", config_path)
-    words = next((shape for key, shape in shapes.items() if key.endswith(WORDS)), None)
-    if words is not None and words != (vocabulary, dimension):
-        raise StartError(
-            f"{weights}: the word embeddings are {words}, config.json says"
-            f" {(vocabulary, dimension)}: {mend(OPTION)}"
-        )
     max_tokens = min(_max_tokens(directory, positions), positions)
     more_path = directory / "config_sentence_transformers.json"
     more = read_json(more_path) if more_path.exists() else {}
-    described = [architecture, tokenizer_json, pooling, max_tokens]
-    settings = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return ModelFiles(
         name=name,
         directory=directory,
-        weights=weights,
-        tokenizer=tokenizer,
+        weights=core.weights,
+        tokenizer=core.tokenizer,
         architecture=architecture,
         pooling=pooling,
         max_tokens=max_tokens,
-        dimension=dimension,
-        settings=settings,
+        dimension=core.size,
+        settings=core.settings(pooling, max_tokens),
         prompts=read_prompts(more, more_path, pooled=pooled),
-        matryoshka=read_matryoshka({config_path: architecture, more_path: more}, dimension),
+        matryoshka=read_matryoshka({config_path: architecture, more_path: more}, core.size),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every model's directory has; `size` is that of a hidden state."""
+
+    config: Path
+    architecture: Mapping[str, Any]
+    weights: Path
+    tokenizer: Path
+    tokenizer_json: Mapping[str, Any]
+    size: int
+
+    def settings(self, *more: object) -> str:
+        """A digest of everything beside the weights that changes what the model gives."""
+        described = [self.architecture, self.tokenizer_json, *more]
+        return hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def read_core(directory: Path, *, option: str) -> Core:
+    """Read `config.json`, `model.safetensors` and `tokenizer.json`, and hold them against one
+    another. Raises StartError with one line that names the file and `option`."""
+    config = directory / "config.json"
+    architecture = read_json(config, option=option)
+    weights = directory / "model.safetensors"
+    shapes = tensor_shapes(weights, option=option)
+    tokenizer = directory / "tokenizer.json"
+    tokenizer_json = read_json(tokenizer, option=option)
+    if "model" not in tokenizer_json:
+        raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {mend(option)}")
+    size = positive(architecture, "hidden_size", config, option=option)
+    vocabulary = positive(architecture, "vocab_size", config, option=option)
+    words = next((shape for key, shape in shapes.items() if key.endswith(WORDS)), None)
+    if words is not None and words != (vocabulary, size):
+        raise StartError(
+            f"{weights}: the word embeddings are {words}, config.json says {(vocabulary, size)}:"
+            f" {mend(option)}"
+        )
+    return Core(config, architecture, weights, tokenizer, tokenizer_json, size)
 
 
 #: The tensor whose shape must agree with config.json, under whatever prefix the file uses.

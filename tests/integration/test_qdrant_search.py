@@ -159,9 +159,9 @@ async def test_under_changes_every_answer_is_one_of_postgresql(
                     assert state is not None
                     scope = Scope.of(filters.parse(None))
                     found = await made.parts.engine.find(connection, state, scope, vector, 100)
-                    true = await pgvector.nearest(connection, state, scope, vector, 100)
+                    true = await pgvector.find(connection, state, scope, vector, 100)
                 engines.add(found.engine)
-                assert found.ranking == true
+                assert found.ranking == true.ranking
 
         await asyncio.gather(change(), look(), look())
         assert "qdrant" in engines

@@ -176,19 +176,6 @@ class Pgvector:
         limit: int,
     ) -> Nearest:
         """As DenseEngine says."""
-        return Nearest(
-            await self.nearest(connection, state, scope, vector, limit), engine="pgvector"
-        )
-
-    async def nearest(
-        self,
-        connection: Connection,
-        state: State,
-        scope: Scope,
-        vector: NDArray[np.float32],
-        limit: int,
-    ) -> Ranking:
-        """(chunk id, inner product with `vector`), best first."""
         assert state.vectors is not None, "what `comparable` has seen"
         index = None
         if not await self._few(connection, state, scope):
@@ -210,7 +197,8 @@ class Pgvector:
             },
             binary=True,
         )
-        return [(int(chunk), round(float(score), 6)) for chunk, score in await cursor.fetchall()]
+        rows = await cursor.fetchall()
+        return Nearest([(int(chunk), round(float(score), 6)) for chunk, score in rows], "pgvector")
 
     async def _index(self, connection: Connection, state: State, limit: int) -> Storage | None:
         """Make ready for a scan of the table's index: the wanted one, else the other, if valid."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
+from aistack.aidb import search_cache
 from aistack.clients.postgres import Connection
 
 #: Any constant of our own: held, until the commit, by the one who writes to the index.
@@ -83,7 +84,7 @@ async def target(connection: Connection) -> Target | None:
 async def reset(connection: Connection, set_id: int) -> None:
     """The index of the set is to be made anew, and of no other set; searches go without it, and
     nothing that it may have found wrong is kept."""
-    await forget_results(connection)
+    await search_cache.forget_all(connection)
     await connection.execute("DELETE FROM index_state WHERE set_id <> %s", [set_id])
     await connection.execute(
         "INSERT INTO index_state (set_id, next_chunk) VALUES (%s, %s) ON CONFLICT (set_id)"
@@ -134,11 +135,6 @@ async def reconciled(
         " wanted = nullif(wanted, 'reconcile') WHERE set_id = %s",
         [points, drift, error, set_id],
     )
-
-
-async def forget_results(connection: Connection) -> None:
-    """Drop the kept results of searches: some may have been found by an index that was wrong."""
-    await connection.execute("DELETE FROM search_results")
 
 
 async def want(connection: Connection, what: Literal["reconcile", "rebuild"]) -> bool:

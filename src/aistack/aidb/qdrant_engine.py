@@ -17,6 +17,7 @@ them: what lags is exact. pgvector answers the search instead where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -88,9 +89,8 @@ class QdrantEngine:
         SEARCHES.labels(outcome).inc()
         if ranking is not None:
             return Nearest(ranking, "qdrant", keep=not lag)
-        return Nearest(
-            await self._pgvector.nearest(connection, state, scope, vector, limit),
-            "pgvector",
+        return replace(
+            await self._pgvector.find(connection, state, scope, vector, limit),
             degraded=outcome not in ("filter", "lagging"),
             # A filter that Qdrant cannot take is always answered so; the rest passes.
             keep=outcome == "filter",

@@ -25,7 +25,7 @@ import structlog
 from prometheus_client import Gauge
 from psycopg import sql
 
-from aistack.aidb import index_state
+from aistack.aidb import index_state, search_cache
 from aistack.aidb.index_state import NOT_BEGUN, Busy, Target
 from aistack.aidb.jobs import WAITING
 from aistack.aidb.qdrant_layout import MARK, is_ours
@@ -353,7 +353,7 @@ class Reconciler:
             if left:
                 await self._qdrant.delete(layout.name, Where(must=(Ids(left),)))
             if mend or left:
-                await index_state.forget_results(connection)
+                await search_cache.forget_all(connection)
         made.start = end
         made.missing += len(missing)
         made.outdated += len(outdated)

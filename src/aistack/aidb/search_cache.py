@@ -33,12 +33,13 @@ _HIT, _MISS, _OFF = (LOOKS.labels(outcome) for outcome in ("hit", "miss", "off")
 #: Raised when the form of a stored result changes.
 _FORM: Final = 3
 
+# OFFSET 0: by the key, whatever the planner thinks of the other index.
 _LOOK: Final = """
 SELECT c.id, c.epoch, s.id, c.chunk_count, r.wire
   FROM collections c
   LEFT JOIN embedding_sets s ON s.state = 'active'
-  LEFT JOIN search_results r
-         ON r.key = %b AND r.made_at > now() - make_interval(secs => %s)
+  LEFT JOIN LATERAL (SELECT * FROM search_results WHERE key = %b OFFSET 0) r
+         ON r.made_at > now() - make_interval(secs => %s)
         AND r.collection_id = c.id AND r.epoch = c.epoch AND r.set_id IS NOT DISTINCT FROM s.id
  WHERE c.name = %s
 """
@@ -124,3 +125,8 @@ def _settings(config: AidbConfig) -> str:
 async def forget(connection: Connection, collection_id: int) -> None:
     """Remove what is stored of a collection, in the transaction that deletes what it says."""
     await connection.execute(_FORGET, [collection_id])
+
+
+async def forget_all(connection: Connection) -> None:
+    """Remove everything: some of it may have been found by an index that was wrong."""
+    await connection.execute("DELETE FROM search_results")

@@ -6,24 +6,13 @@ The layout is that of `transformers` and of sentence-transformers' CrossEncoder:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from aistack.config import EmbeddingsConfig
-from aistack.models import (
-    WORDS,
-    mend,
-    positive,
-    read_json,
-    slug,
-    tensor_shapes,
-    weights_digest,
-)
+from aistack.models import mend, positive, read_core, read_json, slug, weights_digest
 from aistack.service.errors import StartError
 
 OPTION = "embeddings.rerank_model"
@@ -81,34 +70,17 @@ def read_reranker(directory: Path) -> RerankFiles:
             f"{OPTION}: {directory} is not a directory: name the directory that holds the model's"
             " config.json, or leave the key out to go without reranking"
         )
-    config_path = directory / "config.json"
-    architecture = read_json(config_path, option=OPTION)
-    weights = directory / "model.safetensors"
-    shapes = tensor_shapes(weights, option=OPTION)
-    tokenizer = directory / "tokenizer.json"
-    tokenizer_json = read_json(tokenizer, option=OPTION)
-    if "model" not in tokenizer_json:
-        raise StartError(f"{tokenizer}: not a tokenizer ('model' is missing): {mend(OPTION)}")
-    _check_head(architecture, config_path)
-    size = positive(architecture, "hidden_size", config_path, option=OPTION)
-    vocabulary = positive(architecture, "vocab_size", config_path, option=OPTION)
-    words = next((shape for key, shape in shapes.items() if key.endswith(WORDS)), None)
-    if words is not None and words != (vocabulary, size):
-        raise StartError(
-            f"{weights}: the word embeddings are {words}, config.json says {(vocabulary, size)}:"
-            f" {mend(OPTION)}"
-        )
-    max_tokens = _max_tokens(directory, architecture, config_path)
-    described = [architecture, tokenizer_json, max_tokens]
-    settings = hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    core = read_core(directory, option=OPTION)
+    _check_head(core.architecture, core.config)
+    max_tokens = _max_tokens(directory, core.architecture, core.config)
     return RerankFiles(
         name=slug(directory.resolve().name),
         directory=directory,
-        weights=weights,
-        tokenizer=tokenizer,
-        architecture=architecture,
+        weights=core.weights,
+        tokenizer=core.tokenizer,
+        architecture=core.architecture,
         max_tokens=max_tokens,
-        settings=settings,
+        settings=core.settings(max_tokens),
     )
 
 
