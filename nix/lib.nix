@@ -33,10 +33,12 @@ let
     let
       peak = profile.${name}.rss_mib_peak or (largest "rss_mib_peak");
       tasks = profile.${name}.tasks_peak or (largest "tasks_peak");
+      # Their limit is stack.toml's, and they are seldom there.
+      children = (stack.services.${name}.limits.children_bytes or 0) / 1048576;
     in
     {
-      memoryHigh = "${toString (roundUp 32 (peak * 3 / 2 + 64))}M";
-      memoryMax = "${toString (roundUp 32 (peak * 2 + 128))}M";
+      memoryHigh = "${toString (roundUp 32 (peak * 3 / 2 + 64 + children))}M";
+      memoryMax = "${toString (roundUp 32 (peak * 2 + 128 + children))}M";
       tasksMax = roundUp 16 (tasks * 2 + 1024);
     };
 

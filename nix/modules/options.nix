@@ -54,7 +54,8 @@ let
         description = ''
           Memory of ${name} beyond which the kernel slows it down and takes pages back
           (`MemoryHigh=`; bytes with K, M, G, or a share of the machine's). The default is one and
-          a half times the measured peak.
+          a half times the measured peak, and what processes that it begins for its work (parsers of
+          documents) may take.
         '';
       };
       memoryMax = mkOption {
@@ -62,7 +63,7 @@ let
         default = limits.memoryMax;
         description = ''
           Memory of ${name} beyond which it is killed and started again (`MemoryMax=`). The default
-          is twice the measured peak.
+          is twice the measured peak, and what processes that it begins for its work may take.
         '';
       };
       cpuWeight = mkOption {

@@ -28,6 +28,8 @@ class Limits(BaseModel):
     drain_seconds: float = Field(gt=0)
     start_seconds: float = Field(gt=0)
     watchdog_seconds: float = Field(gt=0)
+    #: Memory of the processes that it begins for its work, all together.
+    children_bytes: int = Field(0, ge=0)
 
 
 class ServiceEntry(BaseModel):

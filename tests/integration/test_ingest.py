@@ -14,8 +14,9 @@ from psycopg.conninfo import conninfo_to_dict
 from aistack.aidb import jobs, schemas, store
 from aistack.aidb.chunking import Chunk, Chunker
 from aistack.aidb.documents import Document
-from aistack.aidb.ingest import PARSES_AT_ONCE, Ingestion, Progress
+from aistack.aidb.ingest import Ingestion, Progress
 from aistack.aidb.jobs import INTERRUPTIONS
+from aistack.aidb.parsers import PARSES_AT_ONCE
 from aistack.aidb.parsing import ParsedDocument
 from aistack.aidb.vectors import EMBED_TEXTS, EMBEDS_IN_FLIGHT, Vectors
 from aistack.clients.postgres import Postgres

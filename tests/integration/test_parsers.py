@@ -98,7 +98,7 @@ async def test_what_is_small_and_read_by_our_own_code_needs_no_child(parsers: Pa
 async def test_a_child_has_bounds(parsers: Parsers) -> None:
     await parsers.parse(b"A lake.", "text/html")
     (one,) = children()
-    assert one.rlimit(resource.RLIMIT_DATA) == (child.MEMORY_BYTES,) * 2
+    assert one.rlimit(resource.RLIMIT_DATA) == (512 << 20,) * 2
     assert one.rlimit(resource.RLIMIT_CORE) == (0, 0)
 
 

@@ -25,7 +25,7 @@ class Child:
     """The process in which documents are parsed, without the service."""
 
     def __enter__(self) -> Child:
-        command = [sys.executable, "-m", child.__name__]
+        command = [sys.executable, "-m", child.__name__, str(512 << 20)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self
 

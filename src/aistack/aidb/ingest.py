@@ -24,7 +24,7 @@ from aistack.aidb.bm25 import frequencies
 from aistack.aidb.chunking import Chunk
 from aistack.aidb.jobs import WAITING
 from aistack.aidb.near_duplicates import fingerprint
-from aistack.aidb.parsers import Parsers
+from aistack.aidb.parsers import PARSES_AT_ONCE, Parsers
 from aistack.aidb.parsing import ParsedDocument, ParseError
 from aistack.aidb.swap import IndexedChunk, Swap, copy_vectors
 from aistack.aidb.swaps import Swaps
@@ -49,9 +49,6 @@ SECONDS = Histogram(
 QUEUED = Gauge("aistack_aidb_queue_documents", "Documents not yet ready, by state", ["state"])
 SEARCHABLE = Gauge("aistack_aidb_chunks", "Chunks that can be found")
 
-#: Documents that are parsed and cut at once, however many jobs there are: it takes the most memory
-#: of all.
-PARSES_AT_ONCE = 2
 #: How often a document under way says how far it is.
 PROGRESS_SECONDS = 1.0
 #: Documents of more bytes than this take one of a few places, however many jobs there are: what

@@ -23,6 +23,7 @@ from aistack import content_types as types
 from aistack.aidb import parsing
 from aistack.aidb.parsing import ParsedDocument, ParseError, child
 from aistack.aidb.parsing.languages import LANGUAGES
+from aistack.stack import load_stack
 
 log = structlog.get_logger()
 
@@ -45,6 +46,8 @@ OWN: Final = frozenset(
     }
 )
 SMALL_BYTES: Final = 65_536
+#: Documents that are parsed at once, however many jobs there are: it takes the most memory of all.
+PARSES_AT_ONCE: Final = 2
 #: The slowest parser gives up by itself after 120 seconds.
 PARSE_SECONDS: Final = 300.0
 #: How long a child waits for another document.
@@ -81,6 +84,8 @@ class Parsers:
     ) -> None:
         self._seconds = seconds
         self._quiet_seconds = quiet_seconds
+        #: Of one child.
+        self.memory_bytes = load_stack().services["aidb"].limits.children_bytes // PARSES_AT_ONCE
         self._idle: dict[_Child, asyncio.TimerHandle] = {}
 
     async def parse(self, content: bytes, content_type: str) -> ParsedDocument:
@@ -141,7 +146,7 @@ class Parsers:
                 return idle
             await _end(idle)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", child.__name__),
+            *(sys.executable, "-P", "-m", child.__name__, str(self.memory_bytes)),
             stdin=PIPE,
             stdout=PIPE,
             limit=_STREAM_BYTES,

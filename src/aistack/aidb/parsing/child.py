@@ -1,7 +1,8 @@
-"""The process in which documents are parsed: `python -m aistack.aidb.parsing.child`.
+"""The process in which documents are parsed: `python -m aistack.aidb.parsing.child BYTES`.
 
 Requests come on standard input, answers leave on standard output, one at a time, until the input
-ends. What a file does to a parser written in C ends this process at most.
+ends. What a file does to a parser written in C ends this process at most; BYTES is the memory that
+it may have.
 
     request   two lengths (unsigned, 4 and 8 bytes, big-endian), the content type, the content
     answer    a length (8 bytes), JSON: {"document": …} or {"refused": one sentence}
@@ -26,8 +27,6 @@ from aistack.aidb.parsing.document import Block, ParsedDocument, ParseError
 
 REQUEST: Final = struct.Struct("!IQ")
 ANSWER: Final = struct.Struct("!Q")
-#: Memory that one document may take to be read.
-MEMORY_BYTES: Final = 512 << 20
 #: Blocks of one document. More than these are of a file of a few characters a line, and take more
 #: memory than its text by far, here and in the service.
 MAX_BLOCKS: Final = 500_000
@@ -54,24 +53,20 @@ def _refused(sentence: str) -> bytes:
     return orjson.dumps({"refused": sentence})
 
 
-#: Made while there is memory: orjson ends the process where it gets none.
-_TOO_LARGE: Final = _refused(f"The document takes more than {MEMORY_BYTES >> 20} MiB to read.")
-_TOO_MANY: Final = _refused(
-    f"The document has more than {MAX_BLOCKS:,} lines, paragraphs or other parts: split it."
-)
-
-
-def _answer(content: bytes, content_type: str) -> bytes:
+def _answer(content: bytes, content_type: str, too_large: bytes) -> bytes:
     try:
         document = parsing.parse(content, content_type)
         if len(document.blocks) > MAX_BLOCKS:
-            return _TOO_MANY
+            return _refused(
+                f"The document has more than {MAX_BLOCKS:,} lines, paragraphs or other parts:"
+                " split it."
+            )
         rows = [[getattr(block, name) for name in _BLOCK] for block in document.blocks]
         return orjson.dumps({"document": [document.title, document.text, rows, document.parser]})
     except ParseError as error:
         return _refused(error.detail)
     except MemoryError:
-        return _TOO_LARGE
+        return too_large
 
 
 def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
@@ -81,18 +76,20 @@ def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
         yield stream.read(size), content_type
 
 
-def main() -> None:
+def main(memory_bytes: int) -> None:
     """Until the input ends."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    # Made while there is memory: orjson ends the process where it gets none.
+    too_large = _refused(f"The document takes more than {memory_bytes >> 20} MiB to read.")
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Stopping is the service's: it ends our input when its documents are done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for content, content_type in _requests(sys.stdin.buffer):
-        answer = _answer(content, content_type)
+        answer = _answer(content, content_type, too_large)
         sys.stdout.buffer.write(ANSWER.pack(len(answer)) + answer)
         sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

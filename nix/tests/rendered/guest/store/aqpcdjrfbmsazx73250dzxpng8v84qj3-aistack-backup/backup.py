@@ -201,7 +201,7 @@ def _verify_dump(settings: Settings, dump: Path, tables: dict[str, int]) -> None
         if " TABLE DATA " in line
         for words in [line.split(" TABLE DATA ", 1)[1].split()]
     }
-    missing = sorted(table for table in tables if table.replace('"', "") not in has)
+    missing = sorted(table for table in tables if _plain(table) not in has)
     if missing:
         raise Refused(f"the dump lacks {', '.join(missing)}")
     whole = subprocess.run(["pg_restore", f"--file={os.devnull}", str(dump)], **run)  # type: ignore[call-overload]
