@@ -75,6 +75,22 @@ def test_killed_it_is_back_by_itself(stack: Stack, machine: Machine, unit: str) 
     assert stack.failed_units() == []
 
 
+def test_a_parser_that_ends_ends_alone(stack: Stack, machine: Machine) -> None:
+    before = stack.invocations("aistack-aidb.service")
+    stack.check("parse")
+    children = machine.succeed("pgrep -f aistack.aidb.parsing.child").split()
+    assert children
+    for one in children:
+        assert "/aistack-aidb.service\n" in machine.succeed(f"cat /proc/{one}/cgroup")
+        limits = machine.succeed(f"grep 'Max data size' /proc/{one}/limits").split()
+        assert limits[3:5] == [str(512 << 20)] * 2
+    machine.succeed(f"kill -SEGV {' '.join(children)}")
+    machine.wait_until_fails("pgrep -f aistack.aidb.parsing.child", timeout=20)
+    stack.check("parse")
+    assert stack.invocations("aistack-aidb.service") == before
+    stack.check("ready")
+
+
 def test_the_watchdog_ends_services_whose_loop_hangs(stack: Stack, machine: Machine) -> None:
     """On a signal that only this test knows, the loop's thread goes to sleep; the others go on."""
     machine.write_file("/run/hangs.py", HANGS.encode())
