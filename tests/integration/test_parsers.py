@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from aistack.aidb import parsing
-from aistack.aidb.parsers import ENDED, SMALL_BYTES, BrokenParser, Parsers
+from aistack.aidb.parsers import ENDED, SMALL_BYTES, BrokenParser, Parsers, apart
 from aistack.aidb.parsing import ParseError, child
 from fix_data import make_pdf
 
@@ -88,11 +88,21 @@ async def test_one_child_serves_one_after_the_other_and_two_at_once(parsers: Par
     assert len(children()) == 2
 
 
-async def test_what_is_small_and_read_by_our_own_code_needs_no_child(parsers: Parsers) -> None:
-    await parsers.parse(b"x" * SMALL_BYTES, "text/plain; charset=utf-8")
-    assert children() == []
-    await parsers.parse(b"x" * (SMALL_BYTES + 1), "text/plain; charset=utf-8")
-    assert len(children()) == 1
+@pytest.mark.parametrize(
+    ("size", "kind", "expected"),
+    [
+        (SMALL_BYTES, "text/plain; charset=utf-8", False),
+        (SMALL_BYTES + 1, "text/plain; charset=utf-8", True),
+        (1, "application/json", False),
+        (1, "Text/HTML", True),
+        (1, "text/x-python", True),
+        (1, "application/pdf", True),
+    ],
+)
+def test_what_is_small_and_read_by_our_own_code_needs_no_child(
+    size: int, kind: str, expected: bool
+) -> None:
+    assert apart(b"x" * size, kind) is expected
 
 
 async def test_a_child_has_bounds(parsers: Parsers) -> None:

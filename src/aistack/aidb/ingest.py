@@ -18,13 +18,13 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from aistack.aidb import embedding_sets
+from aistack.aidb import embedding_sets, parsing
 from aistack.aidb.analysis import ENGLISH, analyze, analyzer_version
 from aistack.aidb.bm25 import frequencies
 from aistack.aidb.chunking import Chunk
 from aistack.aidb.jobs import WAITING
 from aistack.aidb.near_duplicates import fingerprint
-from aistack.aidb.parsers import PARSES_AT_ONCE, Parsers
+from aistack.aidb.parsers import PARSES_AT_ONCE, Parsers, apart
 from aistack.aidb.parsing import ParsedDocument, ParseError
 from aistack.aidb.swap import IndexedChunk, Swap, copy_vectors
 from aistack.aidb.swaps import Swaps
@@ -165,8 +165,10 @@ class Ingestion:
         started = time.monotonic()
         try:
             async with self._parsing:
-                parsed = await self._parsers.parse(content, begun.content_type)
-                prepared = await asyncio.to_thread(self._prepare, parsed, begun)
+                parsed = None
+                if apart(content, begun.content_type):
+                    parsed = await self._parsers.parse(content, begun.content_type)
+                prepared = await asyncio.to_thread(self._prepare, content, begun, parsed)
         except ParseError as error:
             return await self._fail(document_id, version, error.detail)
         if not prepared.chunks:
@@ -260,8 +262,9 @@ class Ingestion:
                 [document_id, version],
             )
 
-    def _prepare(self, parsed: ParsedDocument, begun: Begun) -> Prepared:
-        """CPU work, in a thread. Raises ParseError."""
+    def _prepare(self, content: bytes, begun: Begun, parsed: ParsedDocument | None) -> Prepared:
+        """CPU work, in a thread, all of it in one. Raises ParseError."""
+        parsed = parsed or parsing.parse(content, begun.content_type)
         chunks = self._cut(parsed)
         if len(chunks) > self._most_chunks:
             raise ParseError(

@@ -73,6 +73,11 @@ class _Child:
     back: asyncio.StreamReader
 
 
+def apart(content: bytes, content_type: str) -> bool:
+    """Whether a document is one for a process of its own; else `parsing.parse` may read it here."""
+    return len(content) > SMALL_BYTES or parsing.essence(content_type) not in OWN
+
+
 class Parsers:
     """As many child processes as callers at once; each waits a minute for another document.
 
@@ -93,8 +98,6 @@ class Parsers:
 
         Source code whose grammar ended is cut at blank lines instead.
         """
-        if len(content) <= SMALL_BYTES and parsing.essence(content_type) in OWN:
-            return await asyncio.to_thread(parsing.parse, content, content_type)
         try:
             return await self._parsed(content, content_type)
         except _Ended as error:
