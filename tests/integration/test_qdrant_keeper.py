@@ -6,9 +6,7 @@ import pytest
 
 from aistack.aidb import index_state
 from aistack.aidb.index_state import Target
-from aistack.aidb.search_cache import SearchCache
 from aistack.clients.qdrant import Ids, Where
-from aistack.config import AidbConfig
 from fix_qdrant import QdrantServer
 from fix_qdrant_index import OPEN, Indexed, indexed
 from fix_search import LAKES, Bench
@@ -69,18 +67,8 @@ async def test_what_a_wrong_index_has_found_is_not_kept(bench: Bench, qdrant: Qd
         await made.parts.keeper.reconcile()
         assert made.value(KEPT) == 1, "nothing was wrong"
         await made.parts.client.delete(made.collection, Where(must=(Ids((made.chunks()[0],)),)))
-        cache = SearchCache(bench.corpus.postgres, AidbConfig(), "qdrant")
-        looked = await cache.look(b"k" * 32, "default")
-        assert looked is not None
         await made.parts.keeper.reconcile()
         assert made.value(KEPT) == 0
-        # By a search that has asked before, and ends only now.
-        await cache.put(b"k" * 32, looked.stamp, b"{}")
-        assert made.value(KEPT) == 0
-        looked = await cache.look(b"k" * 32, "default")
-        assert looked is not None
-        await cache.put(b"k" * 32, looked.stamp, b"{}")
-        assert made.value(KEPT) == 1
 
 
 async def test_a_collection_that_is_lost_is_thrown_away_once(
