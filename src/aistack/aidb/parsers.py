@@ -33,7 +33,7 @@ ENDED = Counter(
     ["content_type", "how"],
 )
 
-#: Read by our own code, in the service where it is no longer than SMALL_BYTES: that costs a tenth.
+#: Read by our own code, and in the service where it is no longer than SMALL_BYTES.
 OWN: Final = frozenset(
     {
         types.PLAIN,
@@ -54,6 +54,9 @@ PARSE_SECONDS: Final = 300.0
 QUIET_SECONDS: Final = 60.0
 #: Of an answer that is read in one piece.
 _STREAM_BYTES: Final = 1 << 20
+_SIGNALS: Final = {one.value: one.name for one in signal.Signals}
+#: Sent by somebody who stops the service: no document is to blame.
+_STOPPED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class BrokenParser(Exception):
@@ -61,7 +64,11 @@ class BrokenParser(Exception):
 
 
 class _Ended(Exception):
-    """The document ended its child; `str()` of it says how."""
+    """The document ended its child; `str()` of it says how, `how` is the label of that."""
+
+    def __init__(self, how: str, said: str) -> None:
+        super().__init__(said)
+        self.how = how
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,23 @@ class Parsers:
             await _end(idle)
 
     async def _parsed(self, content: bytes, content_type: str) -> ParsedDocument:
-        one = await self._child()
+        waiting = self._waiting()
+        try:
+            return await self._read(waiting or await self._begun(), content, content_type)
+        except _Ended as error:
+            if waiting is None or error.how == "timeout":
+                self._blame(content_type, error)
+                raise
+            # It may have died while it waited, or by what an earlier document left in it.
+            log.info("parser_ended_early", how=str(error))
+        return await self._parsed(content, content_type)
+
+    def _blame(self, content_type: str, error: _Ended) -> None:
+        kind = parsing.essence(content_type)
+        ENDED.labels(kind, error.how).inc()
+        log.warning("parser_ended", content_type=kind, how=str(error))
+
+    async def _read(self, one: _Child, content: bytes, content_type: str) -> ParsedDocument:
         done = False
         try:
             async with asyncio.timeout(self._seconds):
@@ -126,12 +149,12 @@ class Parsers:
                 answer = await one.back.readexactly(size)
             done = True
         except TimeoutError:
-            raise _ended(content_type, "timeout", f"took {self._seconds:.0f} s") from None
+            raise _Ended("timeout", f"took {self._seconds:.0f} s") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await one.process.wait()
-            if code > 0:
+            if code >= 0 or -code in _STOPPED:
                 raise BrokenParser(f"The parser ended with status {code}.") from None
-            raise _ended(content_type, "crash", f"ended by {signal.Signals(-code).name}") from None
+            raise _Ended("crash", f"ended by {_SIGNALS.get(-code, f'signal {-code}')}") from None
         finally:
             if done:
                 loop = asyncio.get_running_loop()
@@ -141,18 +164,21 @@ class Parsers:
                 await _end(one)
         return await asyncio.to_thread(child.decoded, answer)
 
-    async def _child(self) -> _Child:
-        while self._idle:
-            idle, timer = self._idle.popitem()
-            timer.cancel()
-            if idle.process.returncode is None and not idle.back.at_eof():
-                return idle
-            await _end(idle)
+    def _waiting(self) -> _Child | None:
+        if not self._idle:
+            return None
+        idle, timer = self._idle.popitem()
+        timer.cancel()
+        return idle
+
+    async def _begun(self) -> _Child:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", child.__name__, str(self.memory_bytes)),
             stdin=PIPE,
             stdout=PIPE,
             limit=_STREAM_BYTES,
+            # What a terminal sends is for the service.
+            start_new_session=True,
             # Where the interpreter alone does not know where its packages are.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
@@ -164,13 +190,6 @@ class Parsers:
         del self._idle[one]
         # Its input ends, and it does.
         one.to.close()
-
-
-def _ended(content_type: str, how: str, said: str) -> _Ended:
-    kind = parsing.essence(content_type)
-    ENDED.labels(kind, how).inc()
-    log.warning("parser_ended", content_type=kind, how=said)
-    return _Ended(said)
 
 
 async def _end(one: _Child) -> None:

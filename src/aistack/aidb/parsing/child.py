@@ -12,6 +12,7 @@ What is not foreseen ends it too, with a traceback on standard error and a statu
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import struct
@@ -30,6 +31,9 @@ ANSWER: Final = struct.Struct("!Q")
 #: Blocks of one document. More than these are of a file of a few characters a line, and take more
 #: memory than its text by far, here and in the service.
 MAX_BLOCKS: Final = 500_000
+
+#: Longer than the service waits.
+ALARM_SECONDS: Final = 330
 
 _BLOCK: Final = tuple(one.name for one in fields(Block))
 
@@ -79,16 +83,24 @@ def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
 def main(memory_bytes: int) -> None:
     """Until the input ends."""
     # Made while there is memory: orjson ends the process where it gets none.
-    too_large = _refused(f"The document takes more than {memory_bytes >> 20} MiB to read.")
+    too_large = _refused(
+        f"The document takes more than {memory_bytes >> 20} MiB to read: split it."
+    )
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Stopping is the service's: it ends our input when its documents are done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for content, content_type in _requests(sys.stdin.buffer):
-        answer = _answer(content, content_type, too_large)
-        sys.stdout.buffer.write(ANSWER.pack(len(answer)) + answer)
-        sys.stdout.buffer.flush()
+    # What a library prints is no answer.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        for content, content_type in _requests(sys.stdin.buffer):
+            # Where the service is gone, nobody else ends what hangs.
+            signal.alarm(ALARM_SECONDS)
+            answer = _answer(content, content_type, too_large)
+            signal.alarm(0)
+            out.write(ANSWER.pack(len(answer)) + answer)
+            out.flush()
 
 
 if __name__ == "__main__":
