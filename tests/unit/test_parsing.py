@@ -14,6 +14,7 @@ from pypdf import PdfReader, PdfWriter
 
 from aistack.aidb import parsing
 from aistack.aidb.parsing import ParsedDocument, ParseError, UnsupportedType, pdf
+from fix_chunking import check_blocks
 from fix_data import make_pdf
 
 
@@ -80,14 +81,7 @@ def test_markdown_stays_its_source_and_shows_its_structure() -> None:
 def test_blocks_hold_everything_but_white_space(kind: str, text: str) -> None:
     if not text.strip():
         return
-    document = parse(text, kind)
-    position = 0
-    for block in document.blocks:
-        assert position <= block.start < block.end
-        assert not document.text[position : block.start].strip()
-        assert block.line == 1 + document.text.count("\n", 0, block.start)
-        position = block.end
-    assert not document.text[position:].strip()
+    check_blocks(parse(text, kind))
 
 
 HTML = """<!doctype html><html><head><title> The  page </title><style>p {color: red}</style>

@@ -123,10 +123,9 @@ class Ingestion:
         cut: Callable[[ParsedDocument], Sequence[Chunk]],
         *,
         most_chunks: int,
-        parsers: Parsers | None = None,
     ) -> None:
         self._postgres = postgres
-        self._parsers = parsers or Parsers()
+        self._parsers = Parsers()
         self._vectors = vectors
         self._cut = cut
         self._most_chunks = most_chunks

@@ -48,8 +48,6 @@ OWN: Final = frozenset(
 SMALL_BYTES: Final = 65_536
 #: Documents that are parsed at once, however many jobs there are: it takes the most memory of all.
 PARSES_AT_ONCE: Final = 2
-#: The slowest parser gives up by itself after 120 seconds.
-PARSE_SECONDS: Final = 300.0
 #: How long a child waits for another document.
 QUIET_SECONDS: Final = 60.0
 #: Of an answer that is read in one piece.
@@ -92,7 +90,7 @@ class Parsers:
     """
 
     def __init__(
-        self, seconds: float = PARSE_SECONDS, quiet_seconds: float = QUIET_SECONDS
+        self, seconds: float = child.PARSE_SECONDS, quiet_seconds: float = QUIET_SECONDS
     ) -> None:
         self._seconds = seconds
         self._quiet_seconds = quiet_seconds

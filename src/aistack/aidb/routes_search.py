@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fastapi import APIRouter, Response
 
 from aistack.aidb import examples
@@ -12,6 +10,7 @@ from aistack.aidb.route_extras import also_answers
 from aistack.aidb.search_schemas import SearchIn, SearchOut
 from aistack.service.app import scope
 from aistack.service.docs import example
+from aistack.service.timing import server_timing
 
 ALSO = {404: "No such collection", 501: "It is to be reranked, and there is no model for that"}
 
@@ -33,16 +32,10 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
         query is embedded while the lexical leg is read.
         """
         answer = await parts.searcher.answer(body.request())
+        timing = "cache;desc=hit" if answer.cached else server_timing(answer.phases)
         # Bytes that the cache gave or the search made: checked against SearchOut by a test.
         return Response(
             answer.body(),
             media_type="application/json",
-            headers={"server-timing": server_timing(answer.phases, answer.cached)},
+            headers={"server-timing": timing},
         )
-
-
-def server_timing(phases: Mapping[str, float], cached: bool) -> str:
-    """Seconds by phase as the header's value; a cached answer has had none of them."""
-    if cached:
-        return "cache;desc=hit"
-    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in phases.items())

@@ -82,6 +82,20 @@ class QueryEncoder(Protocol):
         ...
 
 
+class _Seen(NamedTuple):
+    """The collection in the snapshot of `connection`, and which of its chunks may be hits."""
+
+    connection: Connection
+    state: State
+    settings: CollectionSettings
+    scope: Scope
+
+    @property
+    def stamp(self) -> Stamp:
+        """What tells this state from others."""
+        return Stamp.of(self.state)
+
+
 class _Lexical(NamedTuple):
     """The lexical leg, and the state of the collection that it is of."""
 
@@ -212,33 +226,32 @@ class Searcher:
                 await vector.wait()
             while True:
                 async with self._postgres.connection("search") as connection:
-                    await connection.execute(_SNAPSHOT)
-                    state = await search_state.read(connection, request.collection)
-                    if state is None:
+                    seen = await self._seen(connection, request)
+                    if seen is None:
                         return None
-                    if state.chunks:
-                        if request.mode != "lexical":
-                            # The first document may have come since the look.
-                            vector.begin()
-                        await check_fields(
-                            connection, state.id, request.collection, request.filters
-                        )
-                    if request.mode != "dense" and (
-                        lexical is None or lexical.stamp != Stamp.of(state)
-                    ):
+                    if seen.state.chunks and request.mode != "lexical":
+                        # The first document may have come since the look.
+                        vector.begin()
+                    if request.mode != "dense" and (lexical is None or lexical.stamp != seen.stamp):
                         with _phase(phases, "lexical"):
-                            lexical = await self._lexical(connection, state, request)
+                            lexical = await self._lexical(seen, request)
                     if await vector.wait(GRACE_SECONDS):
-                        embedded = vector.result()
-                        return await self._search(
-                            connection, state, request, lexical, embedded, phases
-                        )
+                        return await self._search(seen, request, lexical, vector.result(), phases)
                 await vector.wait()
 
-    async def _embed(self, request: SearchRequest, phases: dict[str, float]) -> Embedded | None:
-        """The query's vector; None where the mode needs none, or a hybrid search goes without."""
-        if request.mode == "lexical":
+    async def _seen(self, connection: Connection, request: SearchRequest) -> _Seen | None:
+        """The collection from now on; None where it is not there. Raises Unprocessable."""
+        await connection.execute(_SNAPSHOT)
+        state = await search_state.read(connection, request.collection)
+        if state is None:
             return None
+        if state.chunks:
+            await check_fields(connection, state.id, request.collection, request.filters)
+        settings = CollectionSettings.of(self._config, state.settings)
+        return _Seen(connection, state, settings, Scope.of(request.filters))
+
+    async def _embed(self, request: SearchRequest, phases: dict[str, float]) -> Embedded | None:
+        """The query's vector; None where a hybrid search goes without."""
         # What hangs must leave the lexical leg its time.
         seconds = None if request.mode == "dense" else remaining(2 * EMBED_SECONDS) / 2
         try:
@@ -255,20 +268,19 @@ class Searcher:
 
     async def _search(
         self,
-        connection: Connection,
-        state: State,
+        seen: _Seen,
         request: SearchRequest,
         lexical: _Lexical | None,
         embedded: Embedded | None,
         phases: dict[str, float],
     ) -> _Found:
-        settings = CollectionSettings.of(self._config, state.settings)
+        connection, state, settings, _ = seen
         rankings: dict[str, fusion.Ranking] = {}
         degraded: tuple[str, ...] = ()
         nearest: Nearest | None = None
         if request.mode != "lexical":
             with _phase(phases, "dense"):
-                nearest = await self._dense(connection, state, request, embedded)
+                nearest = await self._dense(seen, request, embedded)
             if nearest is None:
                 degraded = ("dense",)
             else:
@@ -301,16 +313,13 @@ class Searcher:
             dense_engine=nearest.engine if nearest else None,
             degraded=degraded,
         )
-        return _Found(result, Stamp.of(state), nearest is None or nearest.keep, passages)
+        return _Found(result, seen.stamp, nearest is None or nearest.keep, passages)
 
     async def _dense(
-        self,
-        connection: Connection,
-        state: State,
-        request: SearchRequest,
-        embedded: Embedded | None,
+        self, seen: _Seen, request: SearchRequest, embedded: Embedded | None
     ) -> Nearest | None:
         """The dense leg; None where a hybrid search must go without. Raises Unavailable."""
+        connection, state, _, scope = seen
         if state.chunks == 0:
             return Nearest([], "pgvector")
         try:
@@ -319,14 +328,10 @@ class Searcher:
             if request.mode == "dense":
                 raise
             return None
-        scope = Scope.of(request.filters)
         return await self._engine.find(connection, state, scope, vector, self._config.candidates)
 
-    async def _lexical(
-        self, connection: Connection, state: State, request: SearchRequest
-    ) -> _Lexical:
-        settings = CollectionSettings.of(self._config, state.settings)
-        scope = Scope.of(request.filters)
+    async def _lexical(self, seen: _Seen, request: SearchRequest) -> _Lexical:
+        connection, state, settings, scope = seen
         ranking = await bm25.top(
             connection,
             state.id,
@@ -338,7 +343,7 @@ class Searcher:
             restriction=scope.restrict("p"),
             arguments=scope.arguments,
         )
-        return _Lexical(Stamp.of(state), ranking)
+        return _Lexical(seen.stamp, ranking)
 
 
 def _fused(

@@ -12,7 +12,7 @@ from aistack.clients.redis import Redis
 from aistack.config import Config, EmbeddingsConfig
 from aistack.embeddings import metrics, schemas
 from aistack.embeddings.cache import VectorCache
-from aistack.embeddings.checks import check_text, server_timing
+from aistack.embeddings.checks import check_text
 from aistack.embeddings.embedder import Embedded, Embedder
 from aistack.embeddings.encoder import Encoder, EncoderError
 from aistack.embeddings.lanes import lane_count
@@ -25,6 +25,7 @@ from aistack.service.app import Need, Runtime, Service, scope, service_router
 from aistack.service.disconnect import while_connected
 from aistack.service.docs import example
 from aistack.service.errors import BadRequest, NotFound, StartError, TooLarge, Unavailable
+from aistack.service.timing import server_timing
 
 #: How long a lane that comes back from a pass waits for the interpreter while the event loop is
 #: busy; the usual 5 ms are a third of a pass of short texts.

@@ -1,8 +1,6 @@
-"""What the routes of vectors and of scores have in common: checks of a text, and their times."""
+"""What the routes of vectors and of scores have in common: the check of a text."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from aistack.service.errors import BadRequest, TooLarge
 
@@ -16,8 +14,3 @@ def check_text(text: str, where: str, *, most: int, param: str) -> None:
         raise BadRequest(f"{where} is not valid Unicode.", param=param) from error
     if size > most:
         raise TooLarge(f"{where} is over {most} bytes.", param=param)
-
-
-def server_timing(seconds: Mapping[str, float]) -> str:
-    """The header `Server-Timing`: milliseconds of each phase."""
-    return ", ".join(f"{name};dur={part * 1000:.2f}" for name, part in seconds.items())

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from aistack.config import EmbeddingsConfig
 from aistack.embeddings import rerank_metrics as metrics
 from aistack.embeddings import rerank_schemas as schemas
-from aistack.embeddings.checks import check_text, server_timing
+from aistack.embeddings.checks import check_text
 from aistack.embeddings.encoder import EncoderError
 from aistack.embeddings.loading import extended, tried
 from aistack.embeddings.rerank import Reranker, observe, warm_up
@@ -30,6 +30,7 @@ from aistack.service.errors import (
     TooLarge,
     Unavailable,
 )
+from aistack.service.timing import server_timing
 
 #: Seconds in which a stop finishes what is queued; the kit has drained the requests before.
 STOP_SECONDS = 5.0

@@ -8,7 +8,6 @@ and where it cannot or should not read the text, that is cut at blank lines.
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,8 +49,6 @@ _INDENTATION: Final = re.compile(rb"[\n\r\f]([ \t]*+(?:\\\r?\n?[ \t]*+)*+)")
 _BLANK_LINES: Final = re.compile(r"\n(?:[ \t\r]*\n)+")
 #: What may follow the last definition of a class and is no statement of its own.
 _CLOSING: Final = re.compile(r"[\s{}()\[\];,]*")
-#: Trees are read one at a time: the interpreter runs one anyway, and memory is bounded so.
-_one_tree = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +73,7 @@ def parse_as(content: bytes, charset: str | None, content_type: str) -> ParsedDo
     language = LANGUAGES[content_type]
     data = text.encode()
     try:
-        with _one_tree:
-            found = list(_definitions(_tree(data, content_type), data, language))
+        found = list(_definitions(_tree(data, content_type), data, language))
     except _Unread as why:
         return ParsedDocument(None, text, tuple(paragraphs(text)), parser=f"blank lines: {why}")
     blocks = tuple(_blocks(text, data, found))
