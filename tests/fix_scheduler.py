@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.request import Encoded
 from aistack.embeddings.scheduler import Scheduler
@@ -83,7 +84,7 @@ async def make(gate: Gate) -> AsyncIterator[MakeScheduler]:
     made: list[Scheduler] = []
 
     async def start(**settings: object) -> Scheduler:
-        defaults = {"batch_tokens": 64, "queue_texts": 100, "pass_tokens": 4, "idle_seconds": 0.02}
+        defaults = {"batch_tokens": 64, "queue_texts": 100, "cost": Cost(4), "idle_seconds": 0.02}
         scheduler = Scheduler(gate, **{**defaults, **settings})  # type: ignore[arg-type]
         await scheduler.start()
         made.append(scheduler)

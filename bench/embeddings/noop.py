@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aistack.config import EmbeddingsConfig
 from aistack.embeddings import schemas
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.embedder import Embedded, Embedder, Timings
 from aistack.embeddings.encoder import Encoder, Tokens, Vectors
 from aistack.models import EmbeddingSet, ModelFiles, find_model
@@ -43,7 +44,7 @@ class NoopEncoder:
     def __init__(self, identity: EmbeddingSet, max_tokens: int) -> None:
         self.identity = identity
         self.max_tokens = max_tokens
-        self.pass_tokens = 16
+        self.cost = Cost(16)
         self._vectors = np.zeros((4096, DIMENSION), dtype=np.float32)
         self._vectors[:, 0] = 1.0
         self._tokens = Tokens(np.arange(12, dtype=np.int32))

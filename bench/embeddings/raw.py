@@ -64,7 +64,7 @@ def passes(encoder: Encoder, batch: Sequence[str], budget: int) -> list[list[Tok
     queue = sorted(encoder.tokenize(batch), key=len)
     made = []
     while queue:
-        _, high = cut([len(tokens) for tokens in queue], 0, budget, encoder.pass_tokens)
+        _, high = cut([len(tokens) for tokens in queue], 0, budget, encoder.cost)
         made.append(queue[:high])
         del queue[:high]
     return made

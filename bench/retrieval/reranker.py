@@ -38,7 +38,7 @@ class LocalJudge:
         logits = np.empty(len(pairs), np.float32)
         while order:
             lengths = [len(pairs[place]) for place in order]
-            _, high = cut(lengths, 0, self._budget, self._scorer.pass_tokens)
+            _, high = cut(lengths, 0, self._budget, self._scorer.cost)
             logits[order[:high]] = self._scorer.score([pairs[one] for one in order[:high]])[:, 0]
             del order[:high]
         return sigmoid(logits)

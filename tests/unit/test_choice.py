@@ -12,6 +12,7 @@ import pytest
 from aistack.config import EmbeddingsConfig
 from aistack.embeddings import choice, host, probes
 from aistack.embeddings.choice_file import Candidate
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import Encoder, EncoderError, Tokens, Vectors
 from aistack.embeddings.engines import MissingEngineError, open_encoder
 from aistack.models import EmbeddingSet, ModelFiles
@@ -31,7 +32,7 @@ class Angle:
     cosine: float = 1.0
     dies: bool = False
     max_tokens: int = 256
-    pass_tokens: int = 1
+    cost: Cost = field(default=Cost(1))
     identity: EmbeddingSet = field(
         default_factory=lambda: EmbeddingSet("angle", "0" * 64, "onnx", "fp32", 3, True)
     )

@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from aistack.embeddings import embedder as embedder_module
 from aistack.embeddings.cache import VectorCache
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.embedder import Embedder
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.scheduler import Scheduler
@@ -32,7 +33,7 @@ class LetterEncoder:
     """A tiny engine: a token is a character code, a vector is the unit vector of the last one."""
 
     max_tokens = 8
-    pass_tokens = 2
+    cost = Cost(2)
     identity = EmbeddingSet("letters", "0" * 64, "none", "fp32", 128, True)
 
     def __init__(self) -> None:
@@ -81,7 +82,9 @@ ROOM = 4
 
 @pytest.fixture
 async def scheduler(encoder: LetterEncoder) -> AsyncIterator[Scheduler]:
-    made = Scheduler(encoder.encode, batch_tokens=64, queue_texts=ROOM, idle_seconds=0.02)
+    made = Scheduler(
+        encoder.encode, batch_tokens=64, queue_texts=ROOM, cost=Cost(2), idle_seconds=0.02
+    )
     await made.start()
     yield made
     encoder.open.set()
@@ -338,7 +341,9 @@ def test_no_place_is_ever_lost(visits: list[tuple[str, str, int]]) -> None:
 
 async def _play(visits: list[tuple[str, str, int]]) -> None:
     encoder, store = LetterEncoder(), MemoryStore()
-    scheduler = Scheduler(encoder.encode, batch_tokens=64, queue_texts=ROOM, idle_seconds=0.02)
+    scheduler = Scheduler(
+        encoder.encode, batch_tokens=64, queue_texts=ROOM, cost=Cost(2), idle_seconds=0.02
+    )
     await scheduler.start()
     cache = VectorCache(store, encoder.identity, settings="s" * 64, seconds=60)
     embedder = Embedder(encoder, scheduler, cache)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from aistack.config import EmbeddingsConfig
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import EncoderError
 from aistack.embeddings.lanes import bind, bound, lane_count
 from aistack.embeddings.scheduler import Scheduler
@@ -79,7 +80,9 @@ async def test_too_few_vectors_fail_the_pass(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     gate = Gate()
-    scheduler = Scheduler(lambda batch: gate(batch)[1:], batch_tokens=64, queue_texts=9)
+    scheduler = Scheduler(
+        lambda batch: gate(batch)[1:], batch_tokens=64, queue_texts=9, cost=Cost(16)
+    )
     await scheduler.start()
     with pytest.raises(Unavailable):
         await scheduler.submit([text(3)] * 2)
@@ -177,7 +180,9 @@ async def test_stop_past_its_deadline_answers_the_waiting(make: MakeScheduler, g
 
 
 async def test_every_lane_is_made_ready_before_the_start_ends(gate: Gate) -> None:
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=9, lanes=3, idle_seconds=0.02)
+    scheduler = Scheduler(
+        gate, batch_tokens=64, queue_texts=9, cost=Cost(16), lanes=3, idle_seconds=0.02
+    )
     together = threading.Barrier(3)
     ready: list[str] = []
 
@@ -193,7 +198,9 @@ async def test_every_lane_is_made_ready_before_the_start_ends(gate: Gate) -> Non
 
 
 async def test_lane_that_cannot_be_made_ready_ends_all(gate: Gate) -> None:
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=9, lanes=2, idle_seconds=0.02)
+    scheduler = Scheduler(
+        gate, batch_tokens=64, queue_texts=9, cost=Cost(16), lanes=2, idle_seconds=0.02
+    )
 
     def prepare() -> None:
         if threading.current_thread().name == "lane-1":
@@ -208,7 +215,7 @@ async def test_lane_that_cannot_be_made_ready_ends_all(gate: Gate) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_unannounced_error_while_a_lane_is_made_ready_ends_the_start(gate: Gate) -> None:
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=9)
+    scheduler = Scheduler(gate, cost=Cost(16), batch_tokens=64, queue_texts=9)
 
     def prepare() -> None:
         raise ZeroDivisionError
@@ -219,7 +226,7 @@ async def test_unannounced_error_while_a_lane_is_made_ready_ends_the_start(gate:
 
 
 async def test_start_that_is_given_up_leaves_no_lane(gate: Gate) -> None:
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=9)
+    scheduler = Scheduler(gate, cost=Cost(16), batch_tokens=64, queue_texts=9)
     go = threading.Event()
 
     def prepare() -> None:
@@ -240,7 +247,7 @@ async def test_start_that_is_given_up_leaves_no_lane(gate: Gate) -> None:
 async def test_each_lane_is_bound_to_its_core(gate: Gate) -> None:
     mine = os.sched_getaffinity(0)
     cores = [min(mine), max(mine)]
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=9, lanes=2, cores=cores)
+    scheduler = Scheduler(gate, cost=Cost(16), batch_tokens=64, queue_texts=9, lanes=2, cores=cores)
     seen: dict[str, set[int]] = {}
 
     def prepare() -> None:
@@ -254,7 +261,7 @@ async def test_each_lane_is_bound_to_its_core(gate: Gate) -> None:
 
 @pytest.mark.parametrize("core", [1023, 2**40, -1])
 async def test_core_that_is_not_there_is_named(gate: Gate, core: int) -> None:
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=9, cores=[core])
+    scheduler = Scheduler(gate, cost=Cost(16), batch_tokens=64, queue_texts=9, cores=[core])
     with pytest.raises(StartError, match=f"^embeddings.lane_cores: core {core} cannot be used"):
         await scheduler.start()
     await until(lambda: scheduler.alive == 0)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aistack.embeddings.encoder import Tokens
 from aistack.embeddings.onnx_graph import build_graph, kept_graph
+from aistack.embeddings.packing import pack
 from aistack.models import ModelFiles, find_model
 from aistack.service.errors import StartError
 
@@ -28,13 +30,15 @@ def test_graph_is_valid_onnx_with_the_promised_signature(
 
     path = kept_graph(model_files, model_files.revision(), graph_state)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert [(i.name, i.type) for i in session.get_inputs()] == [
-        ("input_ids", "tensor(int32)"),
-        ("attention_mask", "tensor(int32)"),
-    ]
-    ids = np.array([[101, 2054, 102, 0], [101, 102, 0, 0]], dtype=np.int32)
-    mask = (ids > 0).astype(np.int32)
-    (vectors,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    assert {i.name: (i.type, i.shape) for i in session.get_inputs()} == {
+        "input_ids": ("tensor(int32)", ["t"]),
+        "position_ids": ("tensor(int32)", ["t"]),
+        "attention_mask": ("tensor(int32)", ["n", "s"]),
+        "rows": ("tensor(int32)", ["n", "s"]),
+        "places": ("tensor(int32)", ["t"]),
+    }
+    batch = [Tokens(np.array(ids, dtype=np.int32)) for ids in ([101, 2054, 102], [101, 102])]
+    (vectors,) = session.run(None, pack(batch))
     assert vectors.shape == (2, model_files.dimension)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)

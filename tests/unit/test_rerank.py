@@ -11,6 +11,7 @@ import pytest
 
 from aistack.config import Config, EmbeddingsConfig
 from aistack.embeddings.app import create
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.rerank import Reranker, ranked, sigmoid, warm_up
 from aistack.embeddings.rerank_engines import (
@@ -133,7 +134,7 @@ def test_warm_up_runs_every_shape_and_refuses_what_is_no_score(
 
     class Recording:
         engine: RerankEngine = "onnx"
-        pass_tokens = 1
+        cost = Cost(1)
         answer = 0.0
 
         def score(self, batch: Sequence[Tokens]) -> Vectors:
@@ -183,7 +184,7 @@ class Lengths:
 @pytest.fixture
 async def parts(tokenizer: PairTokenizer) -> AsyncIterator[tuple[Reranker, Scheduler, Lengths]]:
     lengths = Lengths()
-    scheduler = Scheduler(lengths, batch_tokens=256, queue_texts=6, pass_tokens=4)
+    scheduler = Scheduler(lengths, batch_tokens=256, queue_texts=6, cost=Cost(4))
     await scheduler.start()
     reranker = Reranker(tokenizer, scheduler)
     yield reranker, scheduler, lengths

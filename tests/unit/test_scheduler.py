@@ -11,49 +11,56 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aistack.embeddings.cut import PADDING_SHARE, cut
+from aistack.embeddings.cut import PADDING_SHARE, Cost, cut
 from fix_scheduler import Gate, MakeScheduler, hold, submit_all, text
 
 # -- cutting a batch ---------------------------------------------------------------------------
 
 
 def test_equal_lengths_fill_the_budget() -> None:
-    assert cut([8] * 20, 0, 64, 4) == (0, 8)
+    assert cut([8] * 20, 0, 64, Cost(4)) == (0, 8)
 
 
 def test_batch_stops_where_padding_costs_more_than_a_pass() -> None:
-    assert cut([4, 4, 4, 4, 60], 0, 1000, 16) == (0, 4)
+    assert cut([4, 4, 4, 4, 60], 0, 1000, Cost(16)) == (0, 4)
 
 
 def test_small_padding_is_cheaper_than_a_pass() -> None:
-    assert cut([4, 5, 6], 0, 1000, 16) == (0, 3)
+    assert cut([4, 5, 6], 0, 1000, Cost(16)) == (0, 3)
+
+
+def test_padding_that_costs_little_lets_texts_of_other_lengths_share_a_pass() -> None:
+    lengths = [10, 10, 30, 30]
+    assert cut(lengths, 0, 1000, Cost(8)) == (0, 2)
+    assert cut(lengths, 0, 1000, Cost(8, 0.25)) == (0, 4)
 
 
 def test_anchor_is_taken_however_long() -> None:
-    assert cut([1, 1, 500], 2, 64, 4) == (2, 3)
+    assert cut([1, 1, 500], 2, 64, Cost(4)) == (2, 3)
 
 
 def test_window_grows_to_shorter_texts_before_longer_ones() -> None:
-    assert cut([10, 10, 10, 11, 11], 2, 33, 16) == (0, 3)
+    assert cut([10, 10, 10, 11, 11], 2, 33, Cost(16)) == (0, 3)
 
 
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60).map(sorted),
     data=st.data(),
     budget=st.integers(16, 4096),
-    overhead=st.integers(0, 64),
+    start=st.integers(0, 64),
+    padding=st.floats(0, 1),
 )
 def test_every_cut_holds_its_bounds(
-    lengths: list[int], data: st.DataObject, budget: int, overhead: int
+    lengths: list[int], data: st.DataObject, budget: int, start: int, padding: float
 ) -> None:
     anchor = data.draw(st.integers(0, len(lengths) - 1))
-    low, high = cut(lengths, anchor, budget, overhead)
+    low, high = cut(lengths, anchor, budget, Cost(start, padding))
     assert 0 <= low <= anchor < high <= len(lengths)
     batch = lengths[low:high]
-    padded = max(batch) * len(batch)
+    cost = padding * (max(batch) * len(batch) - sum(batch))
     if len(batch) > 1:
-        assert padded <= budget
-        assert padded - sum(batch) <= overhead + PADDING_SHARE * sum(batch)
+        assert sum(batch) + cost <= budget
+        assert cost <= start + PADDING_SHARE * sum(batch)
 
 
 # -- order and batching ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import EncoderError
 from aistack.embeddings.scheduler import Pass, Reservation, Scheduler
 from aistack.service.errors import Overloaded, Unavailable
@@ -99,7 +100,9 @@ async def _play(deeds: list[tuple[str, int]], room: int = 12) -> None:
     gate = Gate()
     gate.open.clear()
     gate.poison = 60
-    scheduler = Scheduler(gate, batch_tokens=64, queue_texts=room, lanes=2, idle_seconds=0.02)
+    scheduler = Scheduler(
+        gate, batch_tokens=64, queue_texts=room, cost=Cost(16), lanes=2, idle_seconds=0.02
+    )
     await scheduler.start()
     held: list[Reservation] = []
     allowed = (Overloaded, Unavailable, ValueError)

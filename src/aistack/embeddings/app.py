@@ -151,7 +151,7 @@ class Embeddings:
                 encoder.encode,
                 batch_tokens=self._config.batch_tokens,
                 queue_texts=self._config.queue_texts,
-                pass_tokens=encoder.pass_tokens,
+                cost=encoder.cost,
                 lanes=lanes,
                 cores=self._config.lane_cores,
                 observe=_observe,

@@ -1,25 +1,42 @@
-"""Which of the waiting texts make one batch: by padded tokens."""
+"""Which of the waiting texts make one batch: by tokens, and by the padding between them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-#: Share of real tokens that padding may add to a batch, beyond the fixed cost of a pass.
+#: Share of its tokens that the padding of a batch may cost, beyond the pass that it saves.
 PADDING_SHARE = 0.1
 
 
-def cut(lengths: Sequence[int], anchor: int, budget: int, pass_tokens: int) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an engine's forward pass costs beside its tokens, in tokens.
+
+    `start` is what a pass costs by being one, `padding` what a place costs that only makes a text
+    as long as the longest: 1 where it goes through the whole model.
+    """
+
+    start: float
+    padding: float = 1.0
+
+    def of_padding(self, longest: int, count: int, tokens: int) -> float:
+        """What padding `count` texts of so many `tokens` to the `longest` costs."""
+        return self.padding * (longest * count - tokens)
+
+
+def cut(lengths: Sequence[int], anchor: int, budget: int, cost: Cost) -> tuple[int, int]:
     """The window [low, high) of the ascending `lengths` that is one batch and holds `anchor`.
 
     It grows to shorter texts first (they cost their padding only), then to longer ones, while
-    longest x count is within `budget` and the padding is within a tenth of the real tokens plus
-    the fixed cost of the pass that it saves. The anchor is always in, however long.
+    tokens and padding cost no more than `budget`, and the padding no more than a tenth of the
+    tokens and the pass that it saves. The anchor is always in, however long.
     """
     low, high, real = anchor, anchor + 1, lengths[anchor]
 
     def fits(longest: int, count: int, tokens: int) -> bool:
-        padded = longest * count
-        return padded <= budget and padded - tokens <= pass_tokens + PADDING_SHARE * tokens
+        padding = cost.of_padding(longest, count, tokens)
+        return tokens + padding <= budget and padding <= cost.start + PADDING_SHARE * tokens
 
     while low and fits(lengths[high - 1], high - low + 1, real + lengths[low - 1]):
         low -= 1

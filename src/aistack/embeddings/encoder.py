@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from aistack.embeddings.cut import Cost
 from aistack.models import EmbeddingSet, ModelFiles
 from aistack.service.errors import StartError
 
@@ -49,8 +50,8 @@ class Encoder(Protocol):
     """One engine with one model loaded.
 
     `tokenize` and `encode` may be called from several threads at once; each engine says how it
-    makes that so. A call of `encode` uses `threads` cores. `pass_tokens` is the fixed cost of a
-    forward pass in tokens: what padding may waste before a second pass is cheaper.
+    makes that so. A call of `encode` uses `threads` cores. `cost` is what its passes cost beside
+    their tokens.
     """
 
     @property
@@ -60,7 +61,7 @@ class Encoder(Protocol):
     def max_tokens(self) -> int: ...
 
     @property
-    def pass_tokens(self) -> int: ...
+    def cost(self) -> Cost: ...
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of each text, cut at `max_tokens`."""
@@ -131,6 +132,11 @@ def normalized(rows: NDArray[np.floating[Any]]) -> Vectors:
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     vectors /= np.maximum(lengths, 1e-12)[:, None]
     return vectors
+
+
+def types_of(tokens: Tokens) -> Ids:
+    """Which text of a pair each token is of; 0 for all where it is no pair."""
+    return np.zeros_like(tokens.ids) if tokens.types is None else tokens.types
 
 
 def pad(batch: Sequence[Tokens]) -> tuple[Ids, Ids]:

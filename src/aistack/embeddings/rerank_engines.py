@@ -11,9 +11,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from aistack.config import EmbeddingsConfig
-from aistack.embeddings.encoder import EncoderError, Ids, Tokens, Vectors, pad
+from aistack.embeddings.cut import Cost
+from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.engines import MissingEngineError
 from aistack.embeddings.host import has_gpu
+from aistack.embeddings.packing import PADDING, pack
 from aistack.embeddings.rerank_model import OPTION, RerankFiles
 from aistack.models import mend
 from aistack.service.errors import StartError
@@ -28,14 +30,14 @@ STATE = "rerank"
 class Scorer(Protocol):
     """One engine with one cross-encoder loaded. `score` may be called from several threads.
 
-    `pass_tokens` is the fixed cost of a forward pass in tokens.
+    `cost` is what its passes cost beside their tokens.
     """
 
     @property
     def engine(self) -> RerankEngine: ...
 
     @property
-    def pass_tokens(self) -> int: ...
+    def cost(self) -> Cost: ...
 
     def score(self, batch: Sequence[Tokens]) -> Vectors:
         """(n, 1) float32: the logit of each pair, in order. Raises EncoderError."""
@@ -87,7 +89,7 @@ class OnnxScorer:
 
     engine: RerankEngine = "onnx"
     #: That of the embedding models' graph, whose layers are the same.
-    pass_tokens = 13
+    cost = Cost(13, PADDING)
 
     def __init__(self, files: RerankFiles, revision: str, *, threads: int, state: Path) -> None:
         """Raises StartError, ImportError."""
@@ -100,10 +102,8 @@ class OnnxScorer:
 
     def score(self, batch: Sequence[Tokens]) -> Vectors:
         """(n, 1) float32. Raises EncoderError."""
-        ids, mask = pad(batch)
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": pad_types(batch, mask)}
         try:
-            outputs = self._session.run(None, given)
+            outputs = self._session.run(None, pack(batch, types=True))
         except self._failures as error:
             raise EncoderError("the onnx engine failed in a forward pass") from error
         logits: Vectors = outputs[0]
@@ -132,12 +132,3 @@ def chosen(files: RerankFiles, config: EmbeddingsConfig) -> RerankEngine:
         return config.rerank_encoder
     with_gpu = has_gpu() and importlib.util.find_spec("torch") is not None
     return "onnx" if files.is_bert and not with_gpu else "torch"
-
-
-def pad_types(batch: Sequence[Tokens], mask: Ids) -> Ids:
-    """The types of each pair (n, longest) int32, padded as `mask` (see `pad`) with 0."""
-    types = np.zeros_like(mask)
-    types[mask.astype(bool)] = np.concatenate(
-        [np.zeros_like(pair.ids) if pair.types is None else pair.types for pair in batch]
-    )
-    return types

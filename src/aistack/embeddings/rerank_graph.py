@@ -1,6 +1,6 @@
 """The ONNX graph of a BERT cross-encoder, made as that of an embedding model is:
 
-    input_ids, attention_mask, token_type_ids  (n, s) int32, padded on the right
+    the inputs of an embedding model's graph, and token_type_ids (t,) int32
       -> embeddings -> N layers -> first token -> pooler (tanh) -> classifier
     logit  (n, 1) float32
 
@@ -9,9 +9,8 @@ The head is that of transformers' BertForSequenceClassification.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from aistack.embeddings.onnx_graph import GraphBuilder, kept, serialized
 from aistack.embeddings.rerank_model import RerankFiles
@@ -30,12 +29,11 @@ def build_classifier(files: RerankFiles) -> bytes:
 class _Classifier(GraphBuilder):
     """BertForSequenceClassification's head: pooler and one row of weights."""
 
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    inputs: Mapping[str, Sequence[str]] = {**GraphBuilder.inputs, "token_type_ids": ["t"]}
     output = "logit"
 
     def _head(self, hidden: str) -> int:
-        first = self._constant("pool.first", np.array(0, dtype=np.int64))
-        self._node("Gather", [hidden, first], ["first"], domain="", axis=1)
+        self._first(hidden, "first")
         self._linear("pooler.dense", "first", "pooler.sum")
         self._node("Tanh", ["pooler.sum"], ["pooled"], domain="")
         return self._linear("classifier", "pooled", self.output)

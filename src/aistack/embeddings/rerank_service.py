@@ -98,7 +98,7 @@ class Rerank:
                 scorer.score,
                 batch_tokens=self.config.batch_tokens,
                 queue_texts=self.config.queue_texts,
-                pass_tokens=scorer.pass_tokens,
+                cost=scorer.cost,
                 observe=observe,
             )
             runtime.status(f"warming up {files.name} ({scorer.engine})")

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from aistack.embeddings.encoder import EncoderError, Tokens, Vectors, pad
-from aistack.embeddings.rerank_engines import RerankEngine, pad_types
+from aistack.embeddings.encoder import EncoderError, Ids, Tokens, Vectors, pad, types_of
+from aistack.embeddings.rerank_engines import RerankEngine
 from aistack.embeddings.rerank_model import OPTION, RerankFiles
-from aistack.embeddings.torch_engine import PASS_TOKENS
+from aistack.embeddings.torch_engine import COSTS
 from aistack.models import mend
 from aistack.service.errors import StartError
 
@@ -33,7 +33,7 @@ class TorchScorer:
     def __init__(self, files: RerankFiles, *, threads: int) -> None:
         """Raises StartError."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pass_tokens = PASS_TOKENS[self._device]
+        self.cost = COSTS[self._device]
         torch.set_num_threads(threads)
         try:
             # local_files_only: a start never goes to the network.
@@ -64,3 +64,10 @@ class TorchScorer:
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
             raise EncoderError("the torch engine failed in a forward pass") from error
         return logits
+
+
+def pad_types(batch: Sequence[Tokens], mask: Ids) -> Ids:
+    """The types of each pair (n, longest) int32, padded as `mask` (see `pad`) with 0."""
+    types = np.zeros_like(mask)
+    types[mask.astype(bool)] = np.concatenate([types_of(pair) for pair in batch])
+    return types

@@ -27,7 +27,7 @@ from typing import Self
 
 import structlog
 
-from aistack.embeddings.cut import cut
+from aistack.embeddings.cut import Cost, cut
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.lanes import Lanes
 from aistack.embeddings.request import Encoded, Entry, Request, deliver
@@ -84,7 +84,7 @@ class Scheduler:
         *,
         batch_tokens: int,
         queue_texts: int,
-        pass_tokens: int = 16,
+        cost: Cost,
         lanes: int = 1,
         cores: Sequence[int] = (),
         idle_seconds: float = IDLE_SECONDS,
@@ -94,7 +94,7 @@ class Scheduler:
         self._encode = encode
         self._batch_tokens = batch_tokens
         self._queue_texts = queue_texts
-        self._pass_tokens = pass_tokens
+        self._cost = cost
         self._idle_seconds = idle_seconds
         self._observe = observe
         self._changed = threading.Condition()
@@ -260,7 +260,7 @@ class Scheduler:
         if self._passes % 2 or oldest.key[0] < MUCH_LONGER * self._by_length[0].key[0]:
             anchor = bisect_left(self._by_length, oldest.key, key=attrgetter("key"))
         lengths = [entry.key[0] for entry in self._by_length]
-        low, high = cut(lengths, anchor, self._batch_tokens, self._pass_tokens)
+        low, high = cut(lengths, anchor, self._batch_tokens, self._cost)
         batch = self._by_length[low:high]
         del self._by_length[low:high]
         now = time.perf_counter()

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
+from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import (
     EncoderError,
     LoadedModel,
@@ -26,9 +27,9 @@ from aistack.service.errors import StartError
 # Bars are for a terminal, not for a service's journal.
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-#: Fixed cost of a pass in tokens. CPU: (12.3 - 4.8) ms at .43 ms a token, rounded. On a GPU a pass
+#: What a pass costs by device. CPU: (12.3 - 4.8) ms at .43 ms a token, rounded. On a GPU a pass
 #: over few texts costs about the same as one over thousands of tokens.
-PASS_TOKENS = {"cpu": 18, "cuda": 4096}
+COSTS = {"cpu": Cost(18), "cuda": Cost(4096)}
 
 
 class TorchEncoder(LoadedModel):
@@ -52,7 +53,7 @@ class TorchEncoder(LoadedModel):
         `state`. Raises StartError."""
         super().__init__(files, revision, "torch", precision)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pass_tokens = PASS_TOKENS[self._device]
+        self.cost = COSTS[self._device]
         if precision == "bf16" and not _has_bf16(self._device):
             raise StartError(
                 "embeddings.precision: bf16 needs a GPU or a processor that computes in it, and"
