@@ -22,6 +22,7 @@ from aistack.service.app import Service, build, effective_limits
 from aistack.service.errors import EX_CONFIG, StartError
 from aistack.service.lifecycle import Runtime
 from aistack.service.notify import Notifier, inherited_socket
+from aistack.service.one_write import OneWrite
 from aistack.stack import load_stack
 
 log = structlog.get_logger()
@@ -100,7 +101,7 @@ def _serve(name: str, config_path: Path | None) -> int:
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=OneWrite,
             loop="uvloop",
             ws="none",
             lifespan="on",
