@@ -220,7 +220,7 @@ class AidbConfig(Section):
         None, description="directory with the model's tokenizer; as embeddings.model"
     )
     workers: int = Field(
-        16,
+        32,
         ge=1,
         le=64,
         description="documents that are ingested at once, so that their texts keep the embeddings"

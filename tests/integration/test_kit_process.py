@@ -178,6 +178,12 @@ def test_drain_finishes_what_runs_and_the_next_process_takes_over(toy: Toy) -> N
     assert answers[1].status_code == 200
 
 
+def test_what_the_start_has_made_costs_no_collection(toy: Toy) -> None:
+    with toy.client() as http:
+        found = http.get("/embed/spared").json()
+    assert found["spared"] > 10 * found["looked_at"]
+
+
 def test_drain_has_a_deadline(toy: Toy) -> None:
     toy.start_again(limits={"drain_seconds": 1})
 

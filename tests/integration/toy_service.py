@@ -6,6 +6,7 @@ It takes the place of `embeddings`, so that it needs no entry of its own in stac
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -49,6 +50,11 @@ def create(_config: Config) -> kit.Service:
     async def is_entered() -> dict[str, bool]:
         await entered.wait()
         return {"entered": True}
+
+    @router.get("/embed/spared", **kit.scope("embed"))
+    async def spared() -> dict[str, int]:
+        gc.collect()
+        return {"spared": gc.get_freeze_count(), "looked_at": len(gc.get_objects())}
 
     @router.post("/embed/hang-worker", **kit.scope("embed"))
     async def hang_worker() -> dict[str, bool]:

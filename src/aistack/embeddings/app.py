@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -336,10 +336,8 @@ def _answering(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(body: bytes, embedded: Embedded) -> Response:
-    phases = asdict(embedded.timings)
-    return Response(
-        body, media_type="application/json", headers={"server-timing": server_timing(phases)}
-    )
+    timing = server_timing(embedded.timings.phases())
+    return Response(body, media_type="application/json", headers={"server-timing": timing})
 
 
 def _observe(done: Pass) -> None:

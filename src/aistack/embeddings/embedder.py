@@ -42,6 +42,15 @@ class Timings:
     queue: float = 0.0
     encode: float = 0.0
 
+    def phases(self) -> dict[str, float]:
+        """The seconds by the name of the part."""
+        return {
+            "cache": self.cache,
+            "tokenize": self.tokenize,
+            "queue": self.queue,
+            "encode": self.encode,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:

@@ -30,6 +30,8 @@ class Runtime:
         self.failure: StartError | None = None
         #: Called when the start has failed, so that the server ends.
         self.on_failure: Callable[[], None] = lambda: None
+        #: Called when the start's work is done, before anybody is told.
+        self.on_started: Callable[[], None] = lambda: None
         self._settled = asyncio.Event()
         self._notifier = notifier
         self._start_seconds = start_seconds
@@ -114,6 +116,7 @@ class Runtime:
         except Exception as error:  # noqa: BLE001 - the start's boundary: the process ends with it
             self._fail(_unexpected(error))
         else:
+            self.on_started()
             self.started = True
             self._settled.set()
             self.progress = "ready"

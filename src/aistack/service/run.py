@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -120,6 +121,7 @@ def _serve(name: str, config_path: Path | None) -> int:
         server.should_exit = True
 
     runtime.on_failure = end
+    runtime.on_started = spare_what_stays
     try:
         server.run(sockets=[listener])
     finally:
@@ -128,6 +130,16 @@ def _serve(name: str, config_path: Path | None) -> int:
         raise runtime.failure
     log.info("stopped")
     return 0
+
+
+def spare_what_stays() -> None:
+    """What the start has made stays for good: the garbage collector need not look at it again.
+
+    There are 100,000 objects, and each full collection, one every few seconds under load, held up
+    the event loop for .1 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def create(module: str, config: Config) -> Service:
