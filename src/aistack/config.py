@@ -177,8 +177,8 @@ class EmbeddingsConfig(Section):
     batch_tokens: int = Field(
         512,
         ge=256,
-        description="padded tokens of one forward pass; on a CPU more gains nothing and makes"
-        " a short text wait longer (bench.embeddings), a GPU wants 16384 and more",
+        description="tokens of one forward pass and what its padding costs; on a CPU more gains"
+        " little and makes a short text wait longer (bench.embeddings), a GPU wants 16384 and more",
     )
     queue_texts: int = Field(2048, ge=1, description="texts waiting; beyond it 429")
     client_batch: int = Field(512, ge=1, description="texts of one request")

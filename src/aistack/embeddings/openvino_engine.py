@@ -46,8 +46,8 @@ class OpenvinoEncoder(LoadedModel):
     """
 
     #: A pass costs 1.3 ms more than its tokens do at .063 ms each in bf16, 2.4 and .12 ms in fp32
-    #: (AMD EPYC with AVX512-BF16, one thread): 20 tokens. After a pass of another shape it is 2 ms
-    #: more; a `pass_tokens` that counted them made larger batches, and no more texts a second.
+    #: (AMD EPYC with AVX512-BF16, one thread): 20 tokens. After a pass of another shape it is 1 ms
+    #: more.
     cost = Cost(20, PADDING)
 
     def __init__(

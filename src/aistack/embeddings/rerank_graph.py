@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aistack.embeddings.onnx_graph import GraphBuilder, kept, serialized
+from aistack.embeddings.graph_builder import GraphBuilder
+from aistack.embeddings.onnx_graph import kept, serialized
 from aistack.embeddings.rerank_model import RerankFiles
 
 
