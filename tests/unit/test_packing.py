@@ -49,8 +49,11 @@ def test_every_text_is_found_again(lengths: list[int], multiple: int) -> None:
     assert (n, s) == packed["attention_mask"].shape
     assert t % multiple == 0
     assert sum(lengths) <= t < sum(lengths) + multiple
-    assert max(lengths) <= s < max(lengths) + multiple
-    assert s == max(lengths) or s % multiple == 0
+    assert max(lengths) <= s < max(lengths) + max(multiple, 4)
+    assert len(lengths) <= n < len(lengths) + 4
+    if multiple == 1:
+        assert (n, s) == (len(lengths), max(lengths))
+    assert not packed["attention_mask"][len(lengths) :].any()
     padded = packed["input_ids"][packed["rows"]]
     for place, tokens in enumerate(batch):
         mask = packed["attention_mask"][place].astype(bool)
@@ -61,7 +64,15 @@ def test_every_text_is_found_again(lengths: list[int], multiple: int) -> None:
     assert packed["rows"].ravel()[packed["places"][real]].tolist() == real.tolist()
 
 
-@pytest.mark.parametrize("longest", [LONG - 3, LONG + 3])
-def test_only_a_long_text_is_made_longer(longest: int) -> None:
-    _, s = pack(texts(longest, 2), multiple=8)["rows"].shape
-    assert s == (longest if longest < LONG else LONG + 8)
+@pytest.mark.parametrize(
+    ("lengths", "shape"),
+    [
+        ([3], (1, 3)),
+        ([9], (1, 12)),
+        ([9] * 5, (8, 12)),
+        ([LONG - 1] * 5, (8, LONG)),
+        ([LONG + 1] * 5, (5, LONG + 8)),
+    ],
+)
+def test_few_shapes_are_left(lengths: list[int], shape: tuple[int, int]) -> None:
+    assert pack(texts(*lengths), multiple=8)["rows"].shape == shape

@@ -12,8 +12,7 @@ from aistack.embeddings.encoder import Ids, Tokens, types_of
 PADDING = 0.25
 
 
-#: A longest text from here on is made longer too, where a `multiple` is asked for: of short texts
-#: that would be too large a share.
+#: From so many tokens on a text is long: a text more, or one that is a little longer, is much work.
 LONG = 48
 
 
@@ -22,13 +21,19 @@ def pack(batch: Sequence[Tokens], *, multiple: int = 1, types: bool = False) -> 
 
     `input_ids` and `position_ids` (t,); `attention_mask` (n, s), 1 where a text has a token; `rows`
     (n, s) says where in t that token is, and `places` (t,) where in n x s each one is. With `types`
-    also `token_type_ids` (t,). t, by tokens that belong to no text, and s are made up to a
-    `multiple`, for engines that prepare anew for each shape.
+    also `token_type_ids` (t,).
+
+    `multiple` is for engines that prepare for each shape and keep what they made: t becomes a
+    multiple of it by tokens that belong to no text, s likewise where texts are long; where they
+    are short, s and n become multiples of 4. The first rows of the answer are those of the batch.
     """
     lengths = np.array([len(tokens) for tokens in batch], dtype=np.int32)
-    longest = int(lengths.max())
-    if longest >= LONG:
+    longest, count = int(lengths.max()), len(lengths)
+    if multiple > 1 and longest < LONG:
+        longest, count = _by_four(longest), _by_four(count)
+    elif longest >= LONG:
         longest += -longest % multiple
+    lengths = np.pad(lengths, (0, count - len(lengths)))
     mask = np.arange(longest, dtype=np.int32) < lengths[:, None]
     places = np.flatnonzero(mask).astype(np.int32)
     rows = np.zeros(mask.size, dtype=np.int32)
@@ -44,3 +49,8 @@ def pack(batch: Sequence[Tokens], *, multiple: int = 1, types: bool = False) -> 
     if types:
         packed["token_type_ids"] = np.concatenate([*map(types_of, batch), more])
     return packed
+
+
+def _by_four(size: int) -> int:
+    """`size` made up to a multiple of 4, but for the smallest."""
+    return size if size < 4 else size + -size % 4
