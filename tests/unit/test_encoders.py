@@ -171,6 +171,11 @@ def test_failed_pass_is_an_encoder_error(encoder: Encoder) -> None:
         encoder.encode([bad])
 
 
+def test_a_text_longer_than_the_model_has_positions_is_an_encoder_error(encoder: Encoder) -> None:
+    with pytest.raises(EncoderError):
+        encoder.encode([Tokens(np.full(600, 2000, dtype=np.int32))])
+
+
 def test_identity_names_engine_and_precision(encoder: Encoder) -> None:
     identity = encoder.identity
     assert (identity.engine, identity.precision) in MODES

@@ -67,7 +67,7 @@ class GraphBuilder:
         self._constants: set[str] = set()
 
     def _head(self, hidden: str) -> int:
-        """Make `output` from the last layer (n, s, d); how many columns it has."""
+        """Make `output` from the last layer (t, d); how many columns it has."""
         raise NotImplementedError
 
     def model(self) -> ModelProto:
@@ -128,8 +128,10 @@ class GraphBuilder:
         return name
 
     def _attention_bias(self) -> None:
+        from onnx import TensorProto
+
         # (n, 1, 1, s): 0 for what is a token, and enough below it for what is none.
-        self._plain("Cast", ["attention_mask"], "mask", to=1)
+        self._plain("Cast", ["attention_mask"], "mask", to=int(TensorProto.FLOAT))
         one = self._constant("mask.one", np.array(1, dtype=np.float32))
         far = self._constant("mask.far", np.array(-10000, dtype=np.float32))
         axes = self._constant("mask.axes", np.array([1, 2], dtype=np.int64))
@@ -174,8 +176,8 @@ class GraphBuilder:
         return self._constant(f"shape.{name}", np.array(sizes, dtype=np.int64))
 
     def _layer(self, name: str, hidden: str) -> str:
-        self._attention(name, hidden)
-        attended = self._dense(f"{name}.attention.output.dense", f"{name}.context")
+        context = self._attention(name, hidden)
+        attended = self._dense(f"{name}.attention.output.dense", context)
         middle = self._skip(f"{name}.attention.output", attended, hidden)
         wide = self._dense(f"{name}.intermediate.dense", middle)
         gelu_bias = self._named(f"{name}.intermediate.dense.bias")

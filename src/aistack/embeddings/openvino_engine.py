@@ -32,8 +32,8 @@ HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 #: Kernels that are kept, each made for one shape of a batch; OpenVINO's own number is 5000.
 COMPILED = 128
 #: For `pack`: a pass of another shape than the one before costs up to 1 ms more, and OpenVINO keeps
-#: up to .4 MB for each pair of n and s for ever, whatever COMPILED is: 630 MiB after 2,300 different
-#: batches, and growing. So rounded it stood still at 405 MiB (bf16, all-MiniLM-L6-v2).
+#: up to .4 MB for each pair of n and s for ever, whatever COMPILED is: 630 MiB after 2,300 batches
+#: of different shapes, and growing. So rounded it stood still at 405 MiB (bf16, all-MiniLM-L6-v2).
 MULTIPLE = 8
 
 
@@ -95,9 +95,11 @@ class OpenvinoEncoder(LoadedModel):
             return self._nothing()
         packed = pack(batch, multiple=MULTIPLE)
         ids = packed["input_ids"]
-        # OpenVINO does not check: it would answer with what lies beside the table.
+        # OpenVINO does not check: it would answer with what lies beside the tables.
         if ids.min() < 0 or ids.max() >= self._vocabulary:
             raise EncoderError("the openvino engine was given an id that is not in the vocabulary")
+        if max(map(len, batch)) > self.max_tokens:
+            raise EncoderError("the openvino engine was given a text longer than the model reads")
         try:
             outputs = self._request().infer(packed)
         except (RuntimeError, MemoryError) as error:

@@ -10,8 +10,6 @@ from aistack.embeddings.encoder import Ids, Tokens, types_of
 
 #: What a place of padding costs of a token: only attention has any (see `cut.Cost`).
 PADDING = 0.25
-
-
 #: From so many tokens on a text is long: a text more, or one that is a little longer, is much work.
 LONG = 48
 
