@@ -44,12 +44,7 @@ class Timings:
 
     def phases(self) -> dict[str, float]:
         """The seconds by the name of the part."""
-        return {
-            "cache": self.cache,
-            "tokenize": self.tokenize,
-            "queue": self.queue,
-            "encode": self.encode,
-        }
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,23 +98,24 @@ class GraphBuilder:
     def _embeddings(self) -> str:
         kinds = self._weight("embeddings.token_type_embeddings.weight")
         positions = self._weight("embeddings.position_embeddings.weight")
-        words = self._look_up("words", "embeddings.word_embeddings.weight", "input_ids")
+        words = self._look_up(
+            "words", self._named("embeddings.word_embeddings.weight"), "input_ids"
+        )
         if "token_type_ids" in self.inputs:
-            typed = self._look_up(
-                "kinds", "embeddings.token_type_embeddings.weight", "token_type_ids"
-            )
+            table = self._constant("embeddings.token_type_embeddings.weight", kinds)
+            typed = self._look_up("kinds", table, "token_type_ids")
             self._plain("Add", [words, typed], "words.typed")
             words = "words.typed"
         else:
             # All tokens have type 0: its vector joins the positions, and one look-up is saved.
             positions = positions + kinds[0]
         table = self._constant("embeddings.positions", positions)
-        self._plain("Gather", [table, "position_ids"], "positions", axis=0)
+        placed = self._look_up("positions", table, "position_ids")
         self._node(
             "SkipLayerNormalization",
             [
                 words,
-                "positions",
+                placed,
                 self._named("embeddings.LayerNorm.weight"),
                 self._named("embeddings.LayerNorm.bias"),
             ],
@@ -124,7 +125,7 @@ class GraphBuilder:
         return "embedded"
 
     def _look_up(self, name: str, table: str, places: str) -> str:
-        self._plain("Gather", [self._named(table), places], name, axis=0)
+        self._plain("Gather", [table, places], name, axis=0)
         return name
 
     def _attention_bias(self) -> None:

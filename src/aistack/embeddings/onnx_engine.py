@@ -8,7 +8,6 @@ from pathlib import Path
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import (
     EncoderError,
     LoadedModel,
@@ -17,7 +16,7 @@ from aistack.embeddings.encoder import (
     Vectors,
 )
 from aistack.embeddings.onnx_graph import kept_graph
-from aistack.embeddings.packing import PADDING, pack
+from aistack.embeddings.packing import ONNX_RUNTIME, pack
 from aistack.models import ModelFiles
 from aistack.service.errors import StartError
 
@@ -41,9 +40,7 @@ class OnnxEncoder(LoadedModel):
     of the `threads` of its own pass.
     """
 
-    #: A pass over one short text costs 2 ms more than its tokens do at .155 ms each (AMD EPYC with
-    #: AVX-512, one thread): 13 tokens.
-    cost = Cost(13, PADDING)
+    cost = ONNX_RUNTIME
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from aistack.embeddings.cut import Cost
 from aistack.embeddings.encoder import EncoderError, Tokens, Vectors
 from aistack.embeddings.engines import MissingEngineError
 from aistack.embeddings.host import has_gpu
-from aistack.embeddings.packing import PADDING, pack
+from aistack.embeddings.packing import ONNX_RUNTIME, pack
 from aistack.embeddings.rerank_model import OPTION, RerankFiles
 from aistack.models import mend
 from aistack.service.errors import StartError
@@ -89,7 +89,7 @@ class OnnxScorer:
 
     engine: RerankEngine = "onnx"
     #: That of the embedding models' graph, whose layers are the same.
-    cost = Cost(13, PADDING)
+    cost = ONNX_RUNTIME
 
     def __init__(self, files: RerankFiles, revision: str, *, threads: int, state: Path) -> None:
         """Raises StartError, ImportError."""
