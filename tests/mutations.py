@@ -34,6 +34,8 @@ class Mutation:
 
 KIT = "tests/integration/test_kit_process.py"
 
+MEMORY = "tests/integration/test_search_memory.py"
+
 INDEX = "tests/integration/test_qdrant_search.py"
 
 MUTATIONS = (
@@ -150,6 +152,30 @@ MUTATIONS = (
         "SET epoch = epoch + 1, updated_at",
         "SET updated_at",
         "tests/integration/test_search_cache.py::test_every_change_of_the_collection_is_seen_at_once",
+    ),
+    Mutation(
+        "cache invalidation",
+        "the wait of a change for who holds its collection",
+        "migrations/versions/0008_held_still.py",
+        "    PERFORM pg_advisory_xact_lock(10573741, OLD.id);\n",
+        "",
+        f"{MEMORY}::test_every_confirmed_change_is_seen_by_the_next_search",
+    ),
+    Mutation(
+        "cache invalidation",
+        "the state that a result in memory was made from",
+        "aidb/search_memory.py",
+        " or kept.stamp != held.stamp",
+        "",
+        f"{MEMORY}::test_every_confirmed_change_is_seen_by_the_next_search",
+    ),
+    Mutation(
+        "cache invalidation",
+        "the look whether the server has ended the connection that holds",
+        "aidb/search_memory.py",
+        " or self._said.poll(0)",
+        "",
+        f"{MEMORY}::test_a_connection_that_was_ended_holds_nothing",
     ),
     Mutation(
         "atomic chunk swap",

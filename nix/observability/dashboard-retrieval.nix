@@ -40,6 +40,10 @@ dashboard {
               expr = "sum by (outcome) (rate(aistack_aidb_search_cache_total[5m]))";
               legend = "{{outcome}}";
             }
+            {
+              expr = "sum(rate(aistack_aidb_searches_held_total[5m]))";
+              legend = "hits from memory";
+            }
           ];
         })
       ];

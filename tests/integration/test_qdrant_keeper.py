@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aistack.aidb import index_state
 from aistack.aidb.index_state import Target
+from aistack.aidb.search_cache import SearchCache
 from aistack.clients.qdrant import Ids, Where
 from fix_qdrant import QdrantServer
 from fix_qdrant_index import OPEN, Indexed, indexed
@@ -69,6 +72,26 @@ async def test_what_a_wrong_index_has_found_is_not_kept(bench: Bench, qdrant: Qd
         await made.parts.client.delete(made.collection, Where(must=(Ids((made.chunks()[0],)),)))
         await made.parts.keeper.reconcile()
         assert made.value(KEPT) == 0
+
+
+async def test_what_is_under_way_while_a_wrong_index_is_mended_is_not_kept(
+    bench: Bench, qdrant: QdrantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+    async with indexed(bench, qdrant) as made:
+        await made.settle()
+        put = SearchCache.put
+
+        async def late(self: SearchCache, *values: Any) -> None:
+            await made.parts.client.delete(made.collection, Where(must=(Ids((made.chunks()[0],)),)))
+            await made.parts.keeper.reconcile()
+            await put(self, *values)
+
+        monkeypatch.setattr(SearchCache, "put", late)
+        await made.search("a small lake", mode="dense")
+        assert made.value(KEPT) == 0
+        monkeypatch.undo()
+        assert not (await made.search("a small lake", mode="dense")).cached
 
 
 async def test_a_collection_that_is_lost_is_thrown_away_once(

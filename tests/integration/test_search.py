@@ -11,8 +11,9 @@ import pytest
 from aistack.aidb.analysis import analyze
 from aistack.aidb.bm25 import Bm25, idf, weight
 from aistack.aidb.search import EMBED_SECONDS
-from aistack.aidb.search_cache import Look, SearchCache
+from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_model import SearchRequest
+from aistack.aidb.search_state import Look
 from aistack.clients.resilience import Dependency
 from aistack.service.context import deadline
 from aistack.service.errors import NotFound, Overloaded, Unavailable, Unprocessable

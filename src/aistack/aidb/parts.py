@@ -18,6 +18,7 @@ from aistack.aidb.ingest import Ingestion
 from aistack.aidb.jobs import Queue, Worker
 from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
+from aistack.aidb.search_memory import SearchMemory
 from aistack.aidb.upkeep import Upkeep
 from aistack.aidb.vector_index import VectorIndexes
 from aistack.aidb.vectors import Vectors
@@ -80,7 +81,10 @@ class Parts:
         self.vectors = Vectors(
             self.postgres, self.embeddings.of("document"), dimension=config.aidb.dimension
         )
-        self.search_cache = SearchCache(self.postgres, config.aidb, config.vectors.engine)
+        self._memory = SearchMemory(self.postgres)
+        self.search_cache = SearchCache(
+            self.postgres, config.aidb, config.vectors.engine, memory=self._memory
+        )
         #: Where it is the engine of the nearest vectors.
         self.qdrant = _qdrant(config, self.postgres)
         self.searcher = Searcher(
@@ -167,6 +171,7 @@ class Parts:
             await self._ingestion.aclose()
         if self.qdrant:
             await self.qdrant.client.aclose()
+        await self._memory.aclose()
         await self.embeddings.aclose()
         await self.rerank.aclose()
         await self.postgres.aclose()

@@ -353,7 +353,7 @@ class Reconciler:
             if left:
                 await self._qdrant.delete(layout.name, Where(must=(Ids(left),)))
             if mend or left:
-                await search_cache.forget_all(connection)
+                await search_cache.outdate(connection)
         made.start = end
         made.missing += len(missing)
         made.outdated += len(outdated)

@@ -2,7 +2,8 @@
 
 The epoch rises in the very transaction that changes what a search can see. One statement reads the
 collection's state and the result that was made from exactly this state, in one snapshot: what it
-gives is never older than the last commit, and a hit costs one round trip.
+gives is never older than the last commit, and a hit costs one round trip; where hits are frequent,
+none (`search_memory`).
 
 A result that cannot be kept is answered all the same: slower the next time, never wrong.
 """
@@ -10,15 +11,16 @@ A result that cannot be kept is answered all the same: slower the next time, nev
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from prometheus_client import Counter
 
 from aistack.aidb.analysis import ANALYZER_VERSION
 from aistack.aidb.collection_settings import CollectionSettings
+from aistack.aidb.search_memory import SearchMemory
 from aistack.aidb.search_model import SearchRequest
-from aistack.aidb.search_state import Stamp
+from aistack.aidb.search_state import Look, Stamp
 from aistack.clients.postgres import Connection, Postgres
 from aistack.config import AidbConfig
 from aistack.service.errors import Overloaded, Unavailable
@@ -35,7 +37,8 @@ _FORM: Final = 3
 
 # OFFSET 0: by the key, whatever the planner thinks of the other index.
 _LOOK: Final = """
-SELECT c.id, c.epoch, s.id, c.chunk_count, r.wire
+SELECT c.id, c.epoch, s.id, c.chunk_count, r.wire,
+       %s - extract(epoch FROM now() - r.made_at)::float8
   FROM collections c
   LEFT JOIN embedding_sets s ON s.state = 'active'
   LEFT JOIN LATERAL (SELECT * FROM search_results WHERE key = %b OFFSET 0) r
@@ -62,19 +65,22 @@ DELETE FROM search_results r
 """
 
 
-class Look(NamedTuple):
-    """A collection at one moment: its state, its number of chunks, the stored result if any."""
-
-    stamp: Stamp
-    chunks: int
-    wire: bytes | None
-
-
 class SearchCache:
-    """Keeps results of one configuration; off where their life is 0 seconds."""
+    """Keeps results of one configuration; off where their life is 0 seconds.
 
-    def __init__(self, postgres: Postgres, config: AidbConfig, engine: str = "pgvector") -> None:
+    With `memory`, what is asked for again and again is answered from there, and is as new.
+    """
+
+    def __init__(
+        self,
+        postgres: Postgres,
+        config: AidbConfig,
+        engine: str = "pgvector",
+        *,
+        memory: SearchMemory | None = None,
+    ) -> None:
         self._postgres = postgres
+        self._memory = memory
         self._seconds = config.cache_seconds
         self._most = config.cache_results
         settings = f"{_FORM}|{ANALYZER_VERSION}|{engine}|{_settings(config)}"
@@ -91,12 +97,21 @@ class SearchCache:
 
         None for a collection that is not there. Raises Unavailable.
         """
-        row = await self._postgres.row("search.look", _LOOK, [key, self._seconds, collection])
+        found = None if self._memory is None else self._memory.look(key, collection)
+        if found is not None:
+            _HIT.inc()
+            return found
+        values = [self._seconds, key, self._seconds, collection]
+        row = await self._postgres.row("search.look", _LOOK, values)
         if row is None:
             return None
         found = Look(Stamp(*row[:3]), row[3], row[4])
-        missed = _MISS if self._seconds else _OFF
-        (missed if found.wire is None else _HIT).inc()
+        if found.wire is None:
+            (_MISS if self._seconds else _OFF).inc()
+            return found
+        _HIT.inc()
+        if self._memory is not None:
+            self._memory.learn(key, collection, found.stamp, found.wire, row[5])
         return found
 
     async def put(self, key: bytes, stamp: Stamp, wire: bytes) -> None:
@@ -111,6 +126,8 @@ class SearchCache:
 
     async def prune(self) -> bool:
         """Drop what is too old, out of date, or too much; whether there is more to do: never."""
+        if self._memory is not None:
+            self._memory.prune()
         async with self._postgres.connection("prune.searches") as connection:
             await connection.execute(_PRUNE, [self._seconds, self._most])
         return False
@@ -127,6 +144,10 @@ async def forget(connection: Connection, collection_id: int) -> None:
     await connection.execute(_FORGET, [collection_id])
 
 
-async def forget_all(connection: Connection) -> None:
-    """Remove everything: some of it may have been found by an index that was wrong."""
+async def outdate(connection: Connection) -> None:
+    """Every result is of before, also what is under way: an index that was wrong may have made it.
+
+    Others cannot change a collection until the commit.
+    """
+    await connection.execute("UPDATE collections SET epoch = epoch + 1")
     await connection.execute("DELETE FROM search_results")

@@ -28,6 +28,14 @@ class Stamp(NamedTuple):
         return cls(state.id, state.epoch, state.set_id)
 
 
+class Look(NamedTuple):
+    """A collection at one moment: its state, its number of chunks, the stored result if any."""
+
+    stamp: Stamp
+    chunks: int
+    wire: bytes | None
+
+
 async def read(connection: Connection, name: str) -> State | None:
     """The state in the snapshot of the transaction; None for a collection that is not there."""
     cursor = await connection.execute(_STATE, [name])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: A test compares it with the newest file in versions/. Kept as a constant, and Alembic imported
 #: only where it runs, because every start of aidb asks for it and Alembic takes half a second to
 #: load.
-HEAD = "0007"
+HEAD = "0008"
 HERE = Path(__file__).parent
 
 
