@@ -163,11 +163,19 @@ MUTATIONS = (
     ),
     Mutation(
         "cache invalidation",
+        "the snapshot of its own of what is read under the lock",
+        "migrations/versions/0008_held_still.py",
+        "LANGUAGE plpgsql VOLATILE",
+        "LANGUAGE plpgsql STABLE",
+        "tests/integration/test_migrations_held.py::test_what_is_read_is_not_older_than_the_lock",
+    ),
+    Mutation(
+        "cache invalidation",
         "the state that a result in memory was made from",
         "aidb/search_memory.py",
         " or kept.stamp != held.stamp",
         "",
-        f"{MEMORY}::test_every_confirmed_change_is_seen_by_the_next_search",
+        f"{MEMORY}::test_what_was_made_from_another_state_stays_unused",
     ),
     Mutation(
         "cache invalidation",

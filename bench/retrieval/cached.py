@@ -22,7 +22,7 @@ REPEATS = 50
 
 
 def measure(stand: Stand, chunks: int) -> list[Figure]:
-    """Each query once anew, then from the cache in turns with the no-op routes."""
+    """All queries once anew, then each from the cache in turns with the no-op routes."""
     with (
         tempfile.TemporaryDirectory(prefix="an-") as place,
         beside(stand, Path(place), "n", ["-m", "bench.retrieval.noop"]) as noop,
@@ -45,20 +45,21 @@ def measure(stand: Stand, chunks: int) -> list[Figure]:
 
 def _seconds(search: Route, noop: Route) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {"first": [], "cached": [], "no-op": [], "asking": []}
-    for query in anew(4).queries(QUERIES):
-        asked = body(query, COLLECTION)
-        taken, answer = search.post("/v1/search", asked)
+    asked = [body(query, COLLECTION) for query in anew(4).queries(QUERIES)]
+    for one in asked:
+        taken, answer = search.post("/v1/search", one)
         if json.loads(answer)["cached"]:
             raise SystemExit("a query that was new is cached")
         seconds["first"].append(taken)
+    for one in asked:
         # In runs of each: a process that has just slept is slower, whatever it does.
         for _ in range(REPEATS):
-            taken, answer = search.post("/v1/search", asked)
+            taken, answer = search.post("/v1/search", one)
             if not json.loads(answer)["cached"]:
                 raise SystemExit("a repeated query is not cached")
             seconds["cached"].append(taken)
         for name, path in (("no-op", PATH), ("asking", ASKING)):
-            seconds[name] += [noop.post(path, asked)[0] for _ in range(REPEATS)]
+            seconds[name] += [noop.post(path, one)[0] for _ in range(REPEATS)]
     search.close()
     noop.close()
     return seconds

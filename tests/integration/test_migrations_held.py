@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
 
 from aistack import migrations
-from aistack.aidb.search_memory import LOCK
 from fix_postgres import PostgresServer
+from fix_wait import until
 
 CHANGES = (
     "UPDATE collections SET epoch = epoch + 1",
     "DELETE FROM collections",
 )
 NO_CHANGE = "UPDATE collections SET description = 'other', epoch = epoch"
+HOLD = "SELECT name, epoch FROM aidb_hold('{1}')"
+#: With a snapshot that is older than the lock.
+HOLD_LATER = f"""
+WITH waited AS MATERIALIZED (SELECT pg_advisory_xact_lock(1))
+SELECT held.* FROM waited, LATERAL ({HOLD} OFFSET 0) AS held
+"""
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 def test_changes_wait_for_who_holds(postgres_server: PostgresServer) -> None:
@@ -27,18 +36,36 @@ def test_changes_wait_for_who_holds(postgres_server: PostgresServer) -> None:
         assert other.execute("TABLE collections").fetchall() == before
         other.execute("SET lock_timeout = '10ms'")
         with psycopg.connect(dsn) as holder:
-            holder.execute("SELECT pg_advisory_xact_lock_shared(%s, id) FROM collections", [LOCK])
+            assert holder.execute(HOLD).fetchall() == [("one", 0)]
             for statement in CHANGES:
                 with pytest.raises(psycopg.errors.LockNotAvailable):
                     other.execute(statement)
             other.execute(NO_CHANGE)
             holder.commit()
-        other.execute(CHANGES[0])
+            with other.transaction():
+                other.execute(CHANGES[0])
+                assert holder.execute(HOLD).fetchall() == [], "it is being changed"
+            assert holder.execute(HOLD).fetchall() == [("one", 1)]
+            holder.commit()
+        other.execute(CHANGES[1])
     migrations.downgrade(dsn, "0007")
     assert migrations.current(dsn) == "0007"
-    with psycopg.connect(dsn, autocommit=True) as other, psycopg.connect(dsn) as holder:
-        holder.execute("SELECT pg_advisory_xact_lock_shared(%s, id) FROM collections", [LOCK])
-        other.execute("SET lock_timeout = '10ms'")
-        for statement in CHANGES:
-            other.execute(statement)
+    postgres_server.drop(name)
+
+
+async def test_what_is_read_is_not_older_than_the_lock(
+    postgres_server: PostgresServer, migrated_template: str
+) -> None:
+    name = postgres_server.create(migrated_template)
+    dsn = postgres_server.dsn(name)
+    with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("INSERT INTO collections (name, key_id) VALUES ('one', 'k')")
+        other.execute("SELECT pg_advisory_lock(1)")
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(lambda: holder.execute(HOLD_LATER).fetchall())
+            await until(lambda: other.execute(WAITING).fetchone() == (1,))
+            other.execute(CHANGES[0])
+            other.execute("SELECT pg_advisory_unlock(1)")
+            assert held.result() == [("one", 1)]
+        holder.rollback()
     postgres_server.drop(name)

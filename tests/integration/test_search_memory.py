@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from aistack.aidb import search_memory, store
 from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
-from aistack.aidb.search_memory import LOCK, SearchMemory
+from aistack.aidb.search_memory import SearchMemory
 from aistack.aidb.search_model import SearchRequest, SearchResult
 from aistack.config import AidbConfig
 from bench.corpus import Source
@@ -24,7 +24,7 @@ from fix_search import LAKES, Bench, sources
 LAKE = SearchRequest("small lake", "default")
 HOLDS = (
     "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
-    " WHERE l.locktype = 'advisory' AND l.classid = %s AND d.datname = current_database()"
+    " WHERE l.locktype = 'advisory' AND d.datname = current_database()"
 )
 
 
@@ -128,6 +128,19 @@ async def test_every_confirmed_change_is_seen_by_the_next_search(bench: Bench) -
         assert held() - before > 60
 
 
+async def test_what_was_made_from_another_state_stays_unused(bench: Bench) -> None:
+    await bench.corpus.add(LAKES)
+    other = SearchRequest("access keys", "default")
+    async with searching(bench) as (searcher, _):
+        await from_memory(searcher)
+        await from_memory(searcher, other)
+        await bench.corpus.add([Source("new.txt", "A small lake, a small lake.")])
+        await from_memory(searcher, other)
+        again = await searcher.search(LAKE)
+        assert not again.cached
+        assert "new.txt" in sources(again)
+
+
 async def test_a_change_by_anybody_waits_for_who_holds(bench: Bench) -> None:
     """Also one by hand in psql: the database sees to it."""
     await bench.corpus.add(LAKES)
@@ -162,9 +175,9 @@ async def test_a_connection_that_was_ended_holds_nothing(bench: Bench) -> None:
         await from_memory(searcher)
         with psycopg.connect(bench.dsn, autocommit=True) as other, capture_logs() as logs:
             ended = other.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE classid = %s"
-                " AND locktype = 'advisory'",
-                [LOCK],
+                "SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l"
+                " JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()"
+                " WHERE l.locktype = 'advisory'"
             ).fetchall()
             assert ended == [(True,)], "the loop stands still, and with it what it holds"
             memory._until = time.monotonic() + 60
@@ -216,5 +229,5 @@ async def test_closing_gives_up_what_is_held(bench: Bench) -> None:
         await from_memory(searcher)
     with psycopg.connect(bench.dsn, autocommit=True) as other:
         end = time.monotonic() + 5
-        while other.execute(HOLDS, [LOCK]).fetchone() != (0,):
+        while other.execute(HOLDS).fetchone() != (0,):
             assert time.monotonic() < end

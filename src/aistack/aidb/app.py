@@ -12,7 +12,7 @@ def create(config: Config) -> Service:
     """The service's parts for the kit."""
     parts = Parts(config)
     router = service_router()
-    for routes in (routes_collections, routes_documents, routes_search, routes_vectors):
+    for routes in (routes_search, routes_collections, routes_documents, routes_vectors):
         routes.add_routes(router, parts)
     return Service(
         name="aidb",

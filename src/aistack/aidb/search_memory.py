@@ -3,9 +3,9 @@
 A hit costs one round trip to PostgreSQL, because only there it shows whether the collection has
 changed. Where hits follow each other within `HOLD_SECONDS`, the collection is held still instead: a
 transaction has the shared half of an advisory lock, whose exclusive half every change that a search
-can see takes before it commits (a trigger on `collections`). While it is held nothing can change,
-and what was made from just this state is answered without asking. After `HOLD_SECONDS` the lock is
-given up, whoever waits for it goes first, and it is taken again only if something was answered.
+can see takes before it commits (migration 0008). While it is held nothing can change, and what was
+made from just this state is answered without asking. After `HOLD_SECONDS` the lock is given up,
+whoever waits for it goes first, and it is taken again only if something was answered.
 
 So a change waits `HOLD_SECONDS` at most, and only while its collection is searched that often. The
 lock ends with its connection: each answer first looks whether the server has ended that, and a
@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Final, LiteralString, NamedTuple
 
 import psycopg
 import structlog
@@ -38,7 +38,7 @@ HELD = Counter(
     "Hits of the search cache answered from memory while their collection was held still",
 )
 
-HOLD_SECONDS: Final = 0.01
+HOLD_SECONDS: Final = 0.02
 STILL_SECONDS: Final = 1.0
 #: Without frequent hits for so long, the connection goes.
 IDLE_SECONDS: Final = 60.0
@@ -48,18 +48,12 @@ PAUSE_SECONDS: Final = 1.0
 MOST_BYTES: Final = 16 * 1024 * 1024
 #: Collections that are held at the same time.
 MOST_COLLECTIONS: Final = 64
-#: One half of the lock's key, the other is the collection: as in migration 0008.
-LOCK: Final = 0x_A15_7AD
 
 _SETTINGS: Final = sql.SQL(
     "SET idle_in_transaction_session_timeout = {still}; SET statement_timeout = {still}"
 ).format(still=sql.Literal(int(STILL_SECONDS * 1000)))
-# One round trip. What the last statement reads is no older than the locks of the one before.
-_HOLD: Final = sql.SQL(
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;"
-    " SELECT id FROM unnest({ids}::int[]) AS id WHERE pg_try_advisory_xact_lock_shared({lock}, id);"
-    " SELECT c.name, c.id, c.epoch, s.id, c.chunk_count FROM collections c"
-    " LEFT JOIN embedding_sets s ON s.state = 'active' WHERE c.id = ANY({ids})"
+_HOLD: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SELECT * FROM aidb_hold({}::integer[])"
 )
 
 
@@ -188,18 +182,13 @@ class SearchMemory:
 
 
 async def _held(connection: Connection, ids: list[int], before: LiteralString) -> dict[str, _Held]:
-    """By name, those of the collections that nobody wants to change: held until the commit."""
-    statement = sql.SQL(before) + _HOLD.format(ids=sql.Literal(ids), lock=sql.Literal(LOCK))
+    """By name, those of the collections that nobody is about to change; held until the commit."""
+    # One round trip.
+    statement = sql.SQL(before + _HOLD).format(sql.Literal(ids))
     cursor = await connection.execute(statement)
-    tables: list[list[tuple[Any, ...]]] = []
-    while True:
-        if cursor.description is not None:
-            tables.append(await cursor.fetchall())
-        if not cursor.nextset():
-            break
-    locked = {row[0] for row in tables[0]}
+    while cursor.nextset():
+        pass
     return {
         name: _Held(Stamp(collection_id, epoch, set_id), chunks)
-        for name, collection_id, epoch, set_id, chunks in tables[1]
-        if collection_id in locked
+        for name, collection_id, epoch, set_id, chunks in await cursor.fetchall()
     }
