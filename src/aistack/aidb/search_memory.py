@@ -172,11 +172,12 @@ class SearchMemory:
         while self._wanted:
             wanted = list(self._wanted.values())[:MOST_COLLECTIONS]
             self._wanted = {}
-            until = self._clock() + HOLD_SECONDS
-            held = await _held(connection, wanted, before)
-            self._held, self._until = held, until
+            asked = self._clock()
+            self._held = await _held(connection, wanted, before)
             before = "COMMIT;"
-            await asyncio.sleep(until - self._clock())
+            # The server does not end it sooner than STILL_SECONDS from when it was asked.
+            self._until = min(self._clock() + HOLD_SECONDS, asked + STILL_SECONDS / 2)
+            await asyncio.sleep(HOLD_SECONDS)
             self._held = {}
         await connection.execute("COMMIT")
 
