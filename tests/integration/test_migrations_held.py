@@ -18,11 +18,14 @@ CHANGES = (
 NO_CHANGE = "UPDATE collections SET description = 'other', epoch = epoch"
 HOLD = "SELECT name, epoch FROM aidb_hold('{1}')"
 #: With a snapshot that is older than the lock.
-HOLD_LATER = f"""
-WITH waited AS MATERIALIZED (SELECT pg_advisory_xact_lock(1))
-SELECT held.* FROM waited, LATERAL ({HOLD} OFFSET 0) AS held
+HOLD_LATER = """
+WITH waited AS MATERIALIZED (SELECT '{1}'::integer[] AS ids, pg_advisory_xact_lock(1))
+SELECT held.name, held.epoch FROM waited, LATERAL aidb_hold(waited.ids) AS held
 """
-WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+WAITING = """
+SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+ WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()
+"""
 
 
 def test_changes_wait_for_who_holds(postgres_server: PostgresServer) -> None:
@@ -68,4 +71,19 @@ async def test_what_is_read_is_not_older_than_the_lock(
             other.execute("SELECT pg_advisory_unlock(1)")
             assert held.result() == [("one", 1)]
         holder.rollback()
+    postgres_server.drop(name)
+
+
+def test_a_change_of_all_collections_takes_few_locks(
+    postgres_server: PostgresServer, migrated_template: str
+) -> None:
+    """The server has room for some thousand; all who are connected share them."""
+    name = postgres_server.create(migrated_template)
+    with psycopg.connect(postgres_server.dsn(name)) as other:
+        other.execute(
+            "INSERT INTO collections (name, key_id)"
+            " SELECT 'c' || one, 'k' FROM generate_series(1, 50000) AS one"
+        )
+        for statement in CHANGES:
+            assert other.execute(statement).rowcount == 50_000
     postgres_server.drop(name)

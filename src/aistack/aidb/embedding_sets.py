@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import Gauge
 from psycopg import sql
 
+from aistack.aidb.store import raise_epochs
 from aistack.clients.postgres import Connection
 from aistack.models import EmbeddingSet
 
@@ -111,7 +112,7 @@ async def activate_if_complete(connection: Connection, vectors: VectorTable) -> 
         "UPDATE embedding_sets SET state = 'active', activated_at = now() WHERE id = %s",
         [vectors.id],
     )
-    await connection.execute("UPDATE collections SET epoch = epoch + 1")
+    await raise_epochs(connection)
     return True
 
 

@@ -84,7 +84,6 @@ async def target(connection: Connection) -> Target | None:
 async def reset(connection: Connection, set_id: int) -> None:
     """The index of the set is to be made anew, and of no other set; searches go without it, and
     nothing that it may have found wrong is kept."""
-    await search_cache.outdate(connection)
     await connection.execute("DELETE FROM index_state WHERE set_id <> %s", [set_id])
     await connection.execute(
         "INSERT INTO index_state (set_id, next_chunk) VALUES (%s, %s) ON CONFLICT (set_id)"
@@ -92,6 +91,7 @@ async def reset(connection: Connection, set_id: int) -> None:
         " wanted = NULL, drift = NULL, points = NULL, started_at = now(), built_at = NULL",
         [set_id, NOT_BEGUN],
     )
+    await search_cache.outdate(connection)
 
 
 async def begun(connection: Connection, set_id: int) -> None:

@@ -84,6 +84,8 @@ class Pass:
     missing: int = 0
     outdated: int = 0
     left_over: int = 0
+    #: Something was mended, and what searches have kept of before is still there.
+    mended: bool = False
 
     @property
     def drift(self) -> int:
@@ -345,6 +347,7 @@ class Reconciler:
             outdated = [one for one in wanted if one in found and found[one] != wanted[one]]
             left = tuple(one for one in found if one not in wanted)
             mend = missing + outdated
+            made.mended |= bool(mend or left)
             for first in range(0, len(mend), POINTS):
                 ids = mend[first : first + POINTS]
                 await layout.upsert(
@@ -352,8 +355,9 @@ class Reconciler:
                 )
             if left:
                 await self._qdrant.delete(layout.name, Where(must=(Ids(left),)))
-            if mend or left:
+            if made.mended:
                 await search_cache.outdate(connection)
+        made.mended = False
         made.start = end
         made.missing += len(missing)
         made.outdated += len(outdated)

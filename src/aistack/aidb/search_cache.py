@@ -21,6 +21,7 @@ from aistack.aidb.collection_settings import CollectionSettings
 from aistack.aidb.search_memory import SearchMemory
 from aistack.aidb.search_model import SearchRequest
 from aistack.aidb.search_state import Look, Stamp
+from aistack.aidb.store import raise_epochs
 from aistack.clients.postgres import Connection, Postgres
 from aistack.config import AidbConfig
 from aistack.service.errors import Overloaded, Unavailable
@@ -127,7 +128,7 @@ class SearchCache:
     async def prune(self) -> bool:
         """Drop what is too old, out of date, or too much; whether there is more to do: never."""
         if self._memory is not None:
-            self._memory.prune()
+            self._memory.clear()
         async with self._postgres.connection("prune.searches") as connection:
             await connection.execute(_PRUNE, [self._seconds, self._most])
         return False
@@ -147,7 +148,7 @@ async def forget(connection: Connection, collection_id: int) -> None:
 async def outdate(connection: Connection) -> None:
     """Every result is of before, also what is under way: an index that was wrong may have made it.
 
-    Others cannot change a collection until the commit.
+    As the last of a transaction: others cannot change a collection until its commit.
     """
-    await connection.execute("UPDATE collections SET epoch = epoch + 1")
+    await raise_epochs(connection)
     await connection.execute("DELETE FROM search_results")

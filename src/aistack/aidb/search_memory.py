@@ -2,13 +2,13 @@
 
 A hit costs one round trip to PostgreSQL, because only there it shows whether the collection has
 changed. Where hits follow each other within `HOLD_SECONDS`, the collection is held still instead: a
-transaction has the shared half of an advisory lock, whose exclusive half every change that a search
-can see takes before it commits (migration 0008). While it is held nothing can change, and what was
-made from just this state is answered without asking. After `HOLD_SECONDS` the lock is given up,
-whoever waits for it goes first, and it is taken again only if something was answered.
+transaction has an advisory lock that every change that a search can see needs, too, before it
+commits (migration 0008). While it is held nothing can change, and what was made from just this
+state is answered without asking. After `HOLD_SECONDS` the lock is given up, whoever waits for it
+goes first, and it is taken again only if something was answered.
 
-So a change waits `HOLD_SECONDS` at most, and only while its collection is searched that often. The
-lock ends with its connection: each answer first looks whether the server has ended that, and a
+So a change waits for about `HOLD_SECONDS`, and only while its collection is searched that often.
+The lock ends with its connection: each answer first looks whether the server has ended that, and a
 process that stands still with a lock loses it after `STILL_SECONDS`.
 """
 
@@ -63,11 +63,6 @@ class _Kept(NamedTuple):
     expires: float
 
 
-class _Held(NamedTuple):
-    stamp: Stamp
-    chunks: int
-
-
 class SearchMemory:
     """Of one process and one event loop. Without `aclose` a task is left behind."""
 
@@ -77,13 +72,13 @@ class SearchMemory:
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._bytes = 0
         #: By the collection's name; valid until `_until`, and while the server says nothing.
-        self._held: Mapping[str, _Held] = {}
+        self._held: Mapping[str, Look] = {}
         self._until = 0.0
         self._said = select.poll()
         #: When a result of a collection was last read from PostgreSQL.
         self._read: dict[str, float] = {}
-        #: Collections by name that are to be held next.
-        self._wanted: dict[str, int] = {}
+        #: Collections that are to be held next.
+        self._wanted: set[int] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
@@ -98,9 +93,9 @@ class SearchMemory:
         if now >= self._until or now >= kept.expires or self._said.poll(0):
             return None
         self._kept.move_to_end(key)
-        self._wanted[collection] = held.stamp.collection_id
+        self._wanted.add(held.stamp.collection_id)
         HELD.inc()
-        return Look(held.stamp, held.chunks, kept.wire)
+        return held._replace(wire=kept.wire)
 
     def learn(self, key: bytes, collection: str, stamp: Stamp, wire: bytes, seconds: float) -> None:
         """What PostgreSQL has just given, and may be given for `seconds` more."""
@@ -110,19 +105,16 @@ class SearchMemory:
         self._read[collection] = now
         if before is None or now - before > HOLD_SECONDS or now < self._not_before:
             return
-        self._wanted[collection] = stamp.collection_id
+        self._wanted.add(stamp.collection_id)
         self._wake.set()
         if self._task is None or self._task.done():
             # Not within the request that comes first: its time and its trace end.
             self._task = asyncio.create_task(self._hold(), name="search_memory", context=Context())
 
-    def prune(self) -> None:
-        """Drop what nobody may be given: texts that were deleted do not stay."""
-        now = self._clock()
-        stamps = {held.stamp for held in self._held.values()}
-        for key, kept in list(self._kept.items()):
-            if kept.stamp not in stamps or now >= kept.expires:
-                self._bytes -= len(self._kept.pop(key).wire)
+    def clear(self) -> None:
+        """Drop all results: texts that were deleted do not stay."""
+        self._kept.clear()
+        self._bytes = 0
         self._read.clear()
 
     async def aclose(self) -> None:
@@ -147,14 +139,16 @@ class SearchMemory:
                 said = select.poll()
                 said.register(connection.fileno(), select.POLLIN)
                 self._said = said
+                # Without a connection the database may have gone back to before: a standby took
+                # over, a dump was read. The same epoch is then of something else.
+                self.clear()
                 while await self._is_wanted():
                     await self._windows(connection)
         except (psycopg.Error, Unavailable, Overloaded) as error:
             self._not_before = self._clock() + PAUSE_SECONDS
             log.warning("searches_not_held", error=type(error).__name__, reason=str(error)[:300])
         finally:
-            self._held = {}
-            self._wanted = {}
+            self._wanted = set()
 
     async def _is_wanted(self) -> bool:
         if not self._wanted:
@@ -170,19 +164,22 @@ class SearchMemory:
         """One after the other, while something is answered in each."""
         before = ""
         while self._wanted:
-            wanted = list(self._wanted.values())[:MOST_COLLECTIONS]
-            self._wanted = {}
+            wanted = list(self._wanted)[:MOST_COLLECTIONS]
+            self._wanted = set()
             asked = self._clock()
             self._held = await _held(connection, wanted, before)
             before = "COMMIT;"
             # The server does not end it sooner than STILL_SECONDS from when it was asked.
             self._until = min(self._clock() + HOLD_SECONDS, asked + STILL_SECONDS / 2)
-            await asyncio.sleep(HOLD_SECONDS)
-            self._held = {}
+            try:
+                await asyncio.sleep(HOLD_SECONDS)
+            finally:
+                # Before the lock goes.
+                self._held = {}
         await connection.execute("COMMIT")
 
 
-async def _held(connection: Connection, ids: list[int], before: LiteralString) -> dict[str, _Held]:
+async def _held(connection: Connection, ids: list[int], before: LiteralString) -> dict[str, Look]:
     """By name, those of the collections that nobody is about to change; held until the commit."""
     # One round trip.
     statement = sql.SQL(before + _HOLD).format(sql.Literal(ids))
@@ -190,6 +187,6 @@ async def _held(connection: Connection, ids: list[int], before: LiteralString) -
     while cursor.nextset():
         pass
     return {
-        name: _Held(Stamp(collection_id, epoch, set_id), chunks)
+        name: Look(Stamp(collection_id, epoch, set_id), chunks, None)
         for name, collection_id, epoch, set_id, chunks in await cursor.fetchall()
     }

@@ -323,6 +323,15 @@ async def record_indexed(
     )
 
 
+async def raise_epochs(connection: Connection) -> None:
+    """A change that a search of any collection can see."""
+    # In one order: two of these do not wait for each other.
+    await connection.execute(
+        "SELECT count(*) FROM (SELECT id FROM collections ORDER BY id FOR NO KEY UPDATE) AS locked"
+    )
+    await connection.execute("UPDATE collections SET epoch = epoch + 1")
+
+
 def _document(row: Sequence[Any]) -> Document:
     pending = None if row[17] is None else Pending(**row[17])
     job = None if row[18] is None else Job(*row[18:21])
