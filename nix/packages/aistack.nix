@@ -33,6 +33,7 @@
   numpy,
   python-multipart,
   pypdf,
+  cryptography,
   beautifulsoup4,
   lxml,
   markdown-it-py,
@@ -151,6 +152,7 @@ buildPythonApplication {
     numpy
     python-multipart
     pypdf
+    cryptography
     beautifulsoup4
     lxml
     markdown-it-py

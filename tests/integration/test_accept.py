@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from uuid import UUID
 
 import pytest
@@ -28,7 +29,7 @@ async def make(bench: IngestBench, name: str) -> None:
 async def upload_during_delete(bench: IngestBench, collection: str, text: str) -> Document:
     """An upload that meets a deletion of its collection that has begun and not ended."""
     async with bench.postgres.connection("test") as connection:
-        assert await store.delete_collection(connection, collection)
+        assert (await store.delete_collection(connection, collection)).gone
         upload = asyncio.create_task(bench.upload(text, collection=collection))
         await bench.until(lambda: bool(bench.rows(BLOCKED)))
     return await upload
@@ -96,13 +97,17 @@ async def test_a_large_collection_is_deleted_in_parts_that_stay_done(
         document = await ingest_bench.upload(f"Hill {number}.", f"{number}", collection="large")
         await ingest_bench.ingestion.run(document.id, 1)
     left = []
+    embedded: list[str] = []
     gone = False
     while not gone:
         async with ingest_bench.postgres.connection("test") as connection:
-            gone = await store.delete_collection(connection, "large", at_once=2)
+            gone, part = await store.delete_collection(connection, "large", prompt="of ", at_once=2)
+        embedded += part
         left.append(ingest_bench.rows("SELECT count(*) FROM documents")[0][0])
         check_statistics(ingest_bench.rows)
     assert left == [3, 1, 0]
+    texts = [hashlib.sha256(f"of Hill {number}.".encode()).hexdigest() for number in range(5)]
+    assert sorted(embedded) == sorted(texts)
     changes = "SELECT kind, count(*) FROM outbox WHERE kind <> 'document_indexed' GROUP BY 1"
     assert dict(ingest_bench.rows(changes)) == {"document_deleted": 4, "collection_deleted": 1}
 

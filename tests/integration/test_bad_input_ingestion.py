@@ -34,7 +34,7 @@ def pdf(*, password: str | None = None) -> bytes:
     writer = PdfWriter()
     writer.add_blank_page(100, 100)
     if password is not None:
-        writer.encrypt(password, algorithm="RC4-128")
+        writer.encrypt(password, algorithm="AES-256")
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()

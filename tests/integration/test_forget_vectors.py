@@ -66,6 +66,21 @@ def test_a_delete_removes_the_vectors_of_its_chunks_from_the_cache(
     assert forgotten(service, "ok") == chunks
 
 
+def test_a_delete_of_a_collection_removes_the_vectors_of_its_chunks_from_the_cache(
+    service: AidbProcess, valkey: ValkeyProcess
+) -> None:
+    ingested(service, "stays", "A lake below the hill.")
+    with service.client() as client:
+        assert client.post("/v1/collections", json={"name": "hills"}).status_code == 201
+        for number in range(3):
+            answer = service.upload(f"Hill {number}.", f"{number}", collection="hills")
+            service.settled(answer.json()["id"])
+        eventually(lambda: kept(valkey) == 4, 10)
+        assert client.delete("/v1/collections/hills").status_code == 204
+    assert kept(valkey) == 1
+    assert forgotten(service, "ok") == 3
+
+
 def test_a_delete_is_done_without_the_cache_and_it_is_told(
     service: AidbProcess, embeddings: EmbeddingsProcess
 ) -> None:

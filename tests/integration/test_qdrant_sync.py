@@ -77,7 +77,7 @@ async def test_deleted_documents_and_collections_leave_no_point(
         await made.settle()
         await delete(made, "keys.txt")
         async with bench.corpus.postgres.connection("test.delete") as connection:
-            assert await store.delete_collection(connection, "other")
+            assert (await store.delete_collection(connection, "other")).gone
         assert await made.parts.sync.drain() == 2
         assert await made.ids() == made.chunks()
         found = await made.search("access keys", mode="dense")

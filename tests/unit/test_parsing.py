@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pypdf import PdfReader, PdfWriter
 
 from aistack.aidb import parsing
-from aistack.aidb.parsing import ParsedDocument, ParseError, UnsupportedType, pdf
+from aistack.aidb.parsing import ParsedDocument, ParseError, UnsupportedType, child, pdf
 from fix_chunking import check_blocks
 from fix_data import make_pdf
 
@@ -126,16 +126,40 @@ def test_pdf_pages_are_told() -> None:
     ]
 
 
-def encrypted(password: str) -> bytes:
+#: AES-256 is what is written today; the older ones are what has been written for decades.
+ALGORITHMS = ("RC4-40", "RC4-128", "AES-128", "AES-256")
+
+
+def encrypted(password: str, algorithm: str = "AES-256") -> bytes:
     writer = PdfWriter(clone_from=PdfReader(io.BytesIO(make_pdf(["Behind a lock."]))))
-    writer.encrypt(user_password=password, owner_password="owner", algorithm="RC4-128")
+    writer.encrypt(user_password=password, owner_password="owner", algorithm=algorithm)
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()
 
 
-def test_a_pdf_with_an_empty_password_is_read() -> None:
-    assert "Behind a lock." in parsing.parse(encrypted(""), "application/pdf").text
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_pdf_with_an_empty_password_is_read(algorithm: str) -> None:
+    found = parsing.parse(encrypted("", algorithm), "application/pdf")
+    assert "Behind a lock." in found.text
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_pdf_with_a_password_says_what_to_do(algorithm: str) -> None:
+    for read in (parsing.check, parsing.parse):
+        with pytest.raises(ParseError, match="password: remove it and try again"):
+            read(encrypted("secret", algorithm), "application/pdf")
+
+
+def test_a_pdf_that_takes_too_much_memory_is_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("pypdf.PageObject.extract_text", full)
+    answer = child._answer(GOOD_PDF, "application/pdf", b"too large")
+    assert answer == b"too large"
 
 
 def test_a_page_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Cached vectors of a deleted document: removed right after it, as well as can be done.
+"""Cached vectors of deleted documents: removed right after them, as well as can be done.
 
 They lie in another service, which may be away; then their time to live removes them.
 """
@@ -24,12 +24,14 @@ FORGOTTEN = Counter(
 )
 
 
-async def embedded_texts(connection: Connection, document_id: UUID, prompt: str) -> list[str]:
-    """Hexadecimal SHA-256 of what was embedded of a document, behind the model's prompt."""
+async def embedded_texts(
+    connection: Connection, documents: Sequence[UUID], prompt: str
+) -> list[str]:
+    """Hexadecimal SHA-256 of what was embedded of documents, behind the model's prompt."""
     cursor = await connection.execute(
         "SELECT DISTINCT encode(sha256(convert_to(%s || embed_prefix || text, 'UTF8')), 'hex')"
-        " FROM chunks WHERE document_id = %s",
-        [prompt, document_id],
+        " FROM chunks WHERE document_id = ANY(%s)",
+        [prompt, list(documents)],
     )
     return [str(row[0]) for row in await cursor.fetchall()]
 

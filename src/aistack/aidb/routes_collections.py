@@ -10,6 +10,7 @@ from aistack.aidb import documents, examples, schemas, search_cache, store
 from aistack.aidb.collection_schemas import CollectionUpdate
 from aistack.aidb.collection_settings import update_collection
 from aistack.aidb.documents import checked_collection_name
+from aistack.aidb.forgetting import forget_vectors
 from aistack.aidb.parts import Parts
 from aistack.aidb.route_extras import also_answers, described
 from aistack.service.app import caller, scope
@@ -117,5 +118,8 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
             async with postgres.connection(
                 "collections.delete", timeout=parts.request_seconds
             ) as connection:
-                gone = await store.delete_collection(connection, name)
+                gone, embedded = await store.delete_collection(
+                    connection, name, prompt=parts.document_prompt
+                )
                 await search_cache.forget(connection, collection_id)
+            await forget_vectors(parts.embeddings, embedded)

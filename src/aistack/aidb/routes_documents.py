@@ -203,7 +203,7 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
         async with postgres.connection(
             "documents.delete", timeout=parts.request_seconds
         ) as connection:
-            embedded = await embedded_texts(connection, document_id, parts.document_prompt)
+            embedded = await embedded_texts(connection, [document_id], parts.document_prompt)
             collection_id = await store.delete_document(connection, document_id)
             # Nobody is given them any more; this is so that no word of it lies about.
             await search_cache.forget(connection, collection_id)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -21,6 +21,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from aistack.aidb.documents import Collection, Document, Job, Pending, State
+from aistack.aidb.forgetting import embedded_texts
 from aistack.aidb.jobs import Queue
 from aistack.clients.postgres import Connection
 from aistack.service.errors import Conflict, NotFound
@@ -103,23 +104,31 @@ async def list_collections(
     return found[:limit], found[limit - 1].name if len(found) > limit else None
 
 
+class Deleted(NamedTuple):
+    """How a collection stands; `embedded` as of `forgetting.embedded_texts`, of what is removed."""
+
+    gone: bool
+    embedded: list[str]
+
+
 async def delete_collection(
-    connection: Connection, name: str, *, at_once: int = CHUNKS_AT_ONCE
-) -> bool:
-    """Remove a collection with everything in it; True when it is gone.
+    connection: Connection, name: str, *, prompt: str = "", at_once: int = CHUNKS_AT_ONCE
+) -> Deleted:
+    """Remove a collection with everything in it.
 
     One of more than `at_once` chunks loses some of its documents and is to be asked for again, in
-    another transaction: so each is short, and what is done stays done. Raises NotFound.
+    another transaction: so each is short, and what is done stays done. `prompt` is the model's for
+    documents. Raises NotFound.
     """
     collection = await get_collection(connection, name)
     if collection.chunk_count > at_once:
-        await _delete_some(connection, collection.id, at_once)
-        return False
+        return Deleted(False, await _delete_some(connection, collection.id, at_once, prompt))
     collection_id = collection.id
     await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_GATE, collection_id])
-    await connection.execute(
-        "SELECT 1 FROM documents WHERE collection_id = %s ORDER BY id FOR UPDATE", [collection_id]
+    cursor = await connection.execute(
+        "SELECT id FROM documents WHERE collection_id = %s ORDER BY id FOR UPDATE", [collection_id]
     )
+    embedded = await embedded_texts(connection, [row[0] for row in await cursor.fetchall()], prompt)
     cursor = await connection.execute(
         "SELECT 1 FROM collections WHERE id = %s FOR UPDATE", [collection_id]
     )
@@ -143,7 +152,7 @@ async def delete_collection(
         " VALUES ('collection_deleted', %s, %s)",
         [collection_id, name],
     )
-    return True
+    return Deleted(True, embedded)
 
 
 async def enter_gate(connection: Connection, name: str) -> int | None:
@@ -159,8 +168,10 @@ async def enter_gate(connection: Connection, name: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-async def _delete_some(connection: Connection, collection_id: int, chunks: int) -> None:
-    """Remove documents until `chunks` are gone."""
+async def _delete_some(
+    connection: Connection, collection_id: int, chunks: int, prompt: str
+) -> list[str]:
+    """Remove documents until `chunks` are gone; what was embedded of them."""
     cursor = await connection.execute(
         "SELECT id, version FROM documents WHERE id IN (SELECT id FROM ("
         " SELECT id, sum(chunk_count) OVER (ORDER BY id) - chunk_count AS before"
@@ -170,6 +181,7 @@ async def _delete_some(connection: Connection, collection_id: int, chunks: int) 
     )
     found = await cursor.fetchall()
     ids = [row[0] for row in found]
+    embedded = await embedded_texts(connection, ids, prompt)
     await connection.execute(
         "WITH changed AS (UPDATE collections SET epoch = epoch + 1, updated_at = now()"
         " WHERE id = %s RETURNING id, name)"
@@ -184,6 +196,7 @@ async def _delete_some(connection: Connection, collection_id: int, chunks: int) 
         [ids],
     )
     await connection.execute("DELETE FROM documents WHERE id = ANY(%s)", [ids])
+    return embedded
 
 
 async def get_document(connection: Connection, document_id: UUID) -> Document:

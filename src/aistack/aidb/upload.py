@@ -18,8 +18,10 @@ from aistack.service.errors import BadRequest, UnsupportedMedia
 _METADATA: TypeAdapter[dict[str, schemas.MetadataValue]] = TypeAdapter(
     dict[str, schemas.MetadataValue]
 )
-#: A body up to this size is checked at once: a thread to and fro costs more than the checking.
+#: A text up to this size is checked at once: a thread to and fro costs more than the checking.
 INLINE_BYTES = 16_384
+#: Names bytes in the JSON; they may be a PDF, whose check takes what time it likes.
+_BYTES = b"content_base64"
 _FORM_FIELDS = frozenset({"file", "collection", "source", "title", "content_type", "metadata"})
 
 UPLOAD_BODY = {
@@ -50,7 +52,7 @@ async def read_upload(request: Request, limit: int) -> Upload:
     key = caller(request)
     if kind == "application/json" or kind.endswith("+json"):
         raw = await request.body()
-        if len(raw) <= INLINE_BYTES:
+        if len(raw) <= INLINE_BYTES and _BYTES not in raw:
             return _json_upload(raw, key, limit)
         return await asyncio.to_thread(_json_upload, raw, key, limit)
     if kind == "multipart/form-data":

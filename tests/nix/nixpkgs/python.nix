@@ -92,6 +92,7 @@ let
     attrs = null;
     beautifulsoup4 = null;
     croniter = null;
+    cryptography = null;
     fastapi = "0.136.3";
     h11 = null;
     hatchling = null;

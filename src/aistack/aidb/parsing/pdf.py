@@ -36,7 +36,6 @@ _DAMAGE: Final = (
     RecursionError,
     TypeError,
     ValueError,
-    MemoryError,
 )
 _BROKEN: Final = "The PDF is damaged and cannot be read."
 _BLANK: Final = re.compile(r"\n[ \t]*\n\s*")
@@ -68,11 +67,15 @@ def _open(content: bytes) -> PdfReader:
 
 def check(content: bytes, charset: str | None = None) -> None:
     """That it opens, without reading its pages. Raises ParseError."""
-    _open(content)
+    try:
+        _open(content)
+    except MemoryError:
+        # A table of contents of a size that no file has.
+        raise ParseError(_BROKEN) from None
 
 
 def parse(content: bytes, charset: str | None = None) -> ParsedDocument:
-    """Raises ParseError; a scan without a text layer has no text."""
+    """Raises ParseError, and MemoryError; a scan without a text layer has no text."""
     reader = _open(content)
     deadline = time.monotonic() + MAX_SECONDS
 
