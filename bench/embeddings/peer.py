@@ -1,4 +1,4 @@
-"""Against infinity-emb, with the same model on the same cores, each as it starts by default.
+"""Against infinity-emb, with the same model on the same cores; the cache of vectors is off.
 
 It is installed into a virtual environment of its own under `$AISTACK_BENCH_DIR`, by default
 `~/.cache/aistack-bench`; about 1.5 GB, once. Both listen on TCP.

@@ -323,6 +323,31 @@ async def test_cancelled_request_gives_its_places_back(
     scheduler.reserve(ROOM).release()
 
 
+async def test_a_long_text_that_is_tokenized_holds_up_nobody(
+    embedder: Embedder, encoder: LetterEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder_module, "INLINE_CHARACTERS", 4)
+    begun, go = threading.Event(), threading.Event()
+    tokenize, threads = encoder.tokenize, []
+
+    def slow(texts: Sequence[str]) -> list[Tokens]:
+        threads.append(threading.current_thread().name)
+        if "endless" in texts:
+            begun.set()
+            assert go.wait(DEADLINE)
+        return tokenize(texts)
+
+    monkeypatch.setattr(encoder, "tokenize", slow)
+    long = asyncio.create_task(embedder.embed(["endless"]))
+    await until(begun.is_set)
+    assert len((await embedder.embed(["a"])).vectors) == 1, "a short one, on the event loop"
+    assert len((await embedder.embed(["another"])).vectors) == 1, "a long one, in another thread"
+    assert not long.done()
+    go.set()
+    await long
+    assert [name.partition("_")[0] for name in threads] == ["tokenizer", "MainThread", "tokenizer"]
+
+
 VISITS = st.tuples(
     st.text("abcdefgh", min_size=1, max_size=6),
     st.sampled_from(["stay", "leave", "break", "lose the cache", "ask whether cut"]),
