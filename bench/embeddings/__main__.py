@@ -18,7 +18,7 @@ Part = Callable[[Path, int], list[Figure]]
 #: Name → what it measures. A part gets a directory that keeps the made graph, and the rounds.
 PARTS: dict[str, tuple[str, Part]] = {
     "http": ("The service over HTTP / its raw encoder on the same texts", http.measure),
-    "kit": ("A no-op encoder through the whole service / a bare FastAPI route", kit.measure),
+    "kit": ("A no-op encoder through the kit / a bare FastAPI route", kit.measure),
     "overload": (f"{overload.TIMES} times the peak, offered at a fixed rate", overload.measure),
     "engines": ("The default encoder / sentence-transformers fp32", engines.measure),
     "peer": (f"The service / infinity-emb {peer.VERSION}, 32 clients x 1 text", peer.measure),

@@ -74,13 +74,14 @@ def running(
     options: Mapping[str, Any] | None = None,
     command: Sequence[str] = ("-c", SERVE),
     log_level: str = "warning",
+    spans_to: str | None = None,
 ) -> Iterator[Service]:
     """The service until the end of the block; cache off.
 
     `state` keeps the made graph between services; `cores` are those of the whole process, by
     default the client's; the lane has the encoder's.
     `command` gets the path of the configuration as its last argument. With `port` it listens there
-    and not on the socket.
+    and not on the socket. `spans_to`: the endpoint of a collector of spans.
     """
     directory = Path(tempfile.mkdtemp(prefix="aib-"))
     wanted = {**lane_options(ENCODER_CORE), **(options or {})}
@@ -89,6 +90,7 @@ def running(
     keys = init_store(directory / "keys", load_stack())
     config = {
         "log": {"level": log_level},
+        "tracing": {"endpoint": spans_to},
         "auth": {"keys_file": str(keys.keys_file), "pepper_file": str(keys.pepper_file)},
         "listen": {"port": port} if port else {"socket": str(directory / "s.sock")},
         "embeddings": {"state_dir": str(state), "cache_seconds": 0, **given},
