@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.embeddings.machine import CLIENT_CORE, pinned
-
-START_SECONDS = 20.0
+from bench.process import listening
 
 
 @contextmanager
-def collecting(path: Path) -> Iterator[str]:
+def collecting(directory: Path) -> Iterator[str]:
     """A collector on the client's core until the end of the block; its endpoint."""
-    with pinned(CLIENT_CORE):
-        process = subprocess.Popen([sys.executable, "-m", __name__, str(path)])
-    try:
-        end = time.monotonic() + START_SECONDS
-        while not path.exists():
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit("the collector of spans did not start")
-            time.sleep(0.02)
+    path = directory / "collector.sock"
+    with ExitStack() as stack:
+        with pinned(CLIENT_CORE):
+            command = ["-m", __name__, str(path)]
+            stack.enter_context(listening(command, path, directory / "collector.log"))
         yield f"unix://{path}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def main(path: str) -> None:

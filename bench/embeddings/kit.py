@@ -35,7 +35,7 @@ def measure(state: Path, rounds: int) -> list[Figure]:
     with ExitStack() as stack:
         services: dict[str, Service] = {}
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aic-")))
-        endpoint = stack.enter_context(collecting(place / "c.sock"))
+        endpoint = stack.enter_context(collecting(place))
         for without in names:
             os.environ[WITHOUT] = without
             services[without] = stack.enter_context(

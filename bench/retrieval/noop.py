@@ -6,9 +6,7 @@ python -m bench.retrieval.noop CONFIG
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +18,12 @@ from aistack.clients.postgres import Postgres
 from aistack.config import Config
 from aistack.service import app as kit
 from aistack.service.run import serve
+from bench.process import listening
 from bench.retrieval.stand import Stand
 
 PATH = "/v1/noop"
 #: A no-op but for one round trip to PostgreSQL, which is the least that a shared epoch costs.
 ASKING = "/v1/asking"
-START_SECONDS = 60.0
 
 
 def create(config: Config) -> kit.Service:
@@ -59,21 +57,8 @@ def beside(stand: Stand, directory: Path, name: str, command: Sequence[str]) -> 
     path = directory / f"{name}.sock"
     config = directory / f"{name}.json"
     config.write_text(json.dumps({**table, "listen": {"socket": str(path)}}), encoding="utf-8")
-    log = directory / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command, str(config)], stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        end = time.monotonic() + START_SECONDS
-        while not path.exists():
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}")
-            time.sleep(0.02)
+    with listening([*command, str(config)], path, directory / f"{name}.log"):
         yield path
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 if __name__ == "__main__":
