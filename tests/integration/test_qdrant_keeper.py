@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from aistack.aidb import index_state
 from aistack.aidb.index_state import Target
 from aistack.aidb.search_cache import SearchCache
+from aistack.clients.postgres import Connection
 from aistack.clients.qdrant import Ids, Where
+from aistack.service.errors import Unavailable
 from fix_qdrant import QdrantServer
 from fix_qdrant_index import OPEN, Indexed, indexed
 from fix_search import LAKES, Bench
@@ -92,6 +95,29 @@ async def test_what_is_under_way_while_a_wrong_index_is_mended_is_not_kept(
         assert made.value(KEPT) == 0
         monkeypatch.undo()
         assert not (await made.search("a small lake", mode="dense")).cached
+
+
+async def test_a_mend_that_failed_at_its_end_is_made_up_for(
+    bench: Bench, qdrant: QdrantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.corpus.add(LAKES)
+    async with indexed(bench, qdrant) as made:
+        await made.settle()
+        await made.search("a small lake", mode="dense")
+        await made.parts.client.delete(made.collection, Where(must=(Ids((made.chunks()[0],)),)))
+
+        async def fails(_connection: Connection) -> None:
+            raise psycopg.OperationalError("gone")
+
+        monkeypatch.setattr("aistack.aidb.search_cache.outdate", fails)
+        comparison = made.parts.keeper._new_pass(await seen(made))
+        with pytest.raises(Unavailable):
+            await made.parts.keeper._range(comparison)
+        assert await made.ids() == made.chunks(), "the index is mended, and what was kept is there"
+        assert made.value(KEPT) == 1
+        monkeypatch.undo()
+        assert await made.parts.keeper._range(comparison)
+        assert made.value(KEPT) == 0
 
 
 async def test_a_collection_that_is_lost_is_thrown_away_once(
