@@ -59,6 +59,19 @@ async def test_long_text_does_not_starve_on_several_lanes(make: MakeScheduler, g
     assert [60] in gate.batches[3 : 3 + 2 + 2]
 
 
+async def test_burst_is_divided_among_the_lanes(make: MakeScheduler, gate: Gate) -> None:
+    scheduler = await make(lanes=2)
+    gate.close()
+    first = [asyncio.create_task(scheduler.submit([text(n)])) for n in (1, 60)]
+    for _ in first:
+        await gate.wait_entered()
+    tasks = await submit_all(scheduler, [[text(5)] for _ in range(12)])
+    gate.open.set()
+    await asyncio.gather(*first, *tasks)
+    # A third of what waits and of what both lanes took last, so that answers go out meanwhile.
+    assert sorted(map(len, gate.batches[2:])) == [2, 5, 5]
+
+
 async def test_failed_pass_leaves_the_other_lane_alone(
     make: MakeScheduler, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:

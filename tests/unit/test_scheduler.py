@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aistack.embeddings.cut import PADDING_SHARE, Cost, cut
+from aistack.embeddings.cut import DIVIDED_STARTS, PADDING_SHARE, Cost, cut
 from fix_scheduler import Gate, MakeScheduler, hold, submit_all, text
 
 # -- cutting a batch ---------------------------------------------------------------------------
@@ -43,24 +43,41 @@ def test_window_grows_to_shorter_texts_before_longer_ones() -> None:
     assert cut([10, 10, 10, 11, 11], 2, 33, Cost(16)) == (0, 3)
 
 
+def test_texts_of_the_same_length_come_before_shorter_ones() -> None:
+    assert cut([8, 9, 10, 10, 10, 10, 11], 2, 30, Cost(16)) == (2, 5)
+
+
+def test_no_more_texts_than_told_but_where_the_pass_is_small() -> None:
+    assert cut([10] * 20, 0, 1000, Cost(16), most=9) == (0, 9)
+    assert cut([10] * 20, 0, 1000, Cost(16), most=3) == (0, 6)
+
+
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60).map(sorted),
     data=st.data(),
     budget=st.integers(16, 4096),
     start=st.integers(0, 64),
     padding=st.floats(0, 1),
+    most=st.none() | st.integers(1, 60),
 )
 def test_every_cut_holds_its_bounds(
-    lengths: list[int], data: st.DataObject, budget: int, start: int, padding: float
+    lengths: list[int],
+    data: st.DataObject,
+    budget: int,
+    start: int,
+    padding: float,
+    most: int | None,
 ) -> None:
     anchor = data.draw(st.integers(0, len(lengths) - 1))
-    low, high = cut(lengths, anchor, budget, Cost(start, padding))
+    low, high = cut(lengths, anchor, budget, Cost(start, padding), most=most)
     assert 0 <= low <= anchor < high <= len(lengths)
     batch = lengths[low:high]
     cost = padding * (max(batch) * len(batch) - sum(batch))
     if len(batch) > 1:
         assert sum(batch) + cost <= budget
         assert cost <= start + PADDING_SHARE * sum(batch)
+        if most is not None and len(batch) > most:
+            assert sum(batch) + cost <= DIVIDED_STARTS * start
 
 
 # -- order and batching ------------------------------------------------------------------------
@@ -89,11 +106,30 @@ async def test_big_request_is_split_and_put_together_in_order(
 async def test_texts_of_several_requests_share_a_pass(make: MakeScheduler, gate: Gate) -> None:
     scheduler = await make()
     first = await hold(gate, scheduler)
-    tasks = await submit_all(scheduler, [[text(5, mark=i)] for i in range(6)])
+    tasks = await submit_all(scheduler, [[text(2, mark=i)] for i in range(6)])
     gate.open.set()
     results = await asyncio.gather(first, *tasks)
     assert [r.vectors[0][0] for r in results[1:]] == [0, 1, 2, 3, 4, 5]
-    assert gate.batches == [[1], [5] * 6]
+    assert gate.batches == [[1], [2] * 6]
+
+
+async def test_burst_of_single_texts_goes_in_even_passes(make: MakeScheduler, gate: Gate) -> None:
+    scheduler = await make()
+    first = await hold(gate, scheduler)
+    tasks = await submit_all(scheduler, [[text(5)] for _ in range(12)])
+    gate.open.set()
+    await asyncio.gather(first, *tasks)
+    # Half of the 12 that wait and the one that was encoded before, whose caller may come back.
+    assert gate.batches == [[1], [5] * 7, [5] * 5]
+
+
+async def test_request_of_several_texts_is_not_divided(make: MakeScheduler, gate: Gate) -> None:
+    scheduler = await make()
+    first = await hold(gate, scheduler)
+    tasks = await submit_all(scheduler, [[text(5)] * 12])
+    gate.open.set()
+    await asyncio.gather(first, *tasks)
+    assert gate.batches == [[1], [5] * 12]
 
 
 async def test_pass_wakes_the_event_loop_once(
@@ -101,7 +137,7 @@ async def test_pass_wakes_the_event_loop_once(
 ) -> None:
     scheduler = await make()
     first = await hold(gate, scheduler)
-    tasks = await submit_all(scheduler, [[text(5, mark=i)] for i in range(6)])
+    tasks = await submit_all(scheduler, [[text(2, mark=i)] for i in range(6)])
     loop = asyncio.get_running_loop()
     woken: list[str] = []
     wake = loop.call_soon_threadsafe
@@ -113,7 +149,7 @@ async def test_pass_wakes_the_event_loop_once(
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     gate.open.set()
     results = await asyncio.gather(first, *tasks)
-    assert gate.batches == [[1], [5] * 6]
+    assert gate.batches == [[1], [2] * 6]
     # The held pass and the one of six.
     assert woken.count("lane-0") == 2
     assert [one.vectors[0][0] for one in results[1:]] == [0, 1, 2, 3, 4, 5]

@@ -27,6 +27,8 @@ from aistack.service.docs import example
 from aistack.service.errors import BadRequest, NotFound, StartError, TooLarge, Unavailable
 from aistack.service.timing import server_timing
 
+_OK, _FAILED = (metrics.PASSES.labels(outcome) for outcome in ("ok", "failed"))
+
 #: How long a lane that comes back from a pass waits for the interpreter while the event loop is
 #: busy; the usual 5 ms are a third of a pass of short texts.
 SWITCH_SECONDS = 0.0005
@@ -341,7 +343,7 @@ def _answer(body: bytes, embedded: Embedded) -> Response:
 
 
 def _observe(done: Pass) -> None:
-    metrics.PASSES.labels("failed" if done.failed else "ok").inc()
+    (_FAILED if done.failed else _OK).inc()
     metrics.PASS_SECONDS.observe(done.seconds)
     metrics.PASS_TEXTS.observe(done.texts)
     metrics.TOKENS.inc(done.tokens)

@@ -75,13 +75,16 @@ class Lanes:
 
     def __init__(
         self,
-        step: Callable[[], bool],
+        step: Callable[[int], bool],
         *,
         ended: Callable[[], None],
         count: int = 1,
         cores: Sequence[int] = (),
     ) -> None:
-        """`step` is False when all is done; `ended` is called in the last lane's last moment."""
+        """`step` gets the lane's number, and is False when all is done.
+
+        `ended` is called in the last lane's last moment.
+        """
         self._step = step
         self._ended = ended
         self._cores = tuple(cores)
@@ -145,7 +148,7 @@ class Lanes:
                 return
             self._beat(lane)
             prepared.set_result(None)
-            while self._step():
+            while self._step(lane):
                 self._beat(lane)
         finally:
             if not prepared.done():

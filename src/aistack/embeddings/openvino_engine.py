@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Importing OpenVINO sends an event about its user and leaves an id in the home; where this package
 # of its is not to be had it takes an empty one of its own (openvino/tools/ovc/telemetry_utils.py).
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
+import numpy as np  # noqa: E402
 import openvino  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 from aistack.embeddings.cut import Cost  # noqa: E402
 from aistack.embeddings.encoder import (  # noqa: E402
     EncoderError,
+    Ids,
     LoadedModel,
     Precision,
     Tokens,
@@ -101,10 +104,19 @@ class OpenvinoEncoder(LoadedModel):
         if max(map(len, batch)) > self.max_tokens:
             raise EncoderError("the openvino engine was given a text longer than the model reads")
         try:
-            outputs = self._request().infer(packed)
+            rows = self._run(packed)
         except (RuntimeError, MemoryError) as error:
             raise EncoderError("the openvino engine failed in a forward pass") from error
-        return normalized(outputs[0][: len(batch)])
+        return normalized(rows[: len(batch)])
+
+    def _run(self, packed: Mapping[str, Ids]) -> NDArray[np.float32]:
+        """The output, in memory that the next pass of this thread writes to."""
+        request = self._request()
+        for name, values in packed.items():
+            # Given to `infer` they would be copied, which takes a fifth of a millisecond.
+            request.set_tensor(name, openvino.Tensor(values, shared_memory=True))
+        rows: NDArray[np.float32] = request.infer(share_outputs=True).to_tuple()[0]
+        return rows
 
     def _request(self) -> openvino.InferRequest:
         request = getattr(self._local, "request", None)

@@ -29,13 +29,14 @@ def pack(batch: Sequence[Tokens], *, multiple: int = 1, types: bool = False) -> 
     multiple of it by tokens that belong to no text, s likewise where texts are long; where they
     are short, s and n become multiples of 4. The first rows of the answer are those of the batch.
     """
-    lengths = np.array([len(tokens) for tokens in batch], dtype=np.int32)
-    longest, count = int(lengths.max()), len(lengths)
+    sizes = [len(tokens) for tokens in batch]
+    longest, count = max(sizes), len(sizes)
     if longest >= LONG:
         longest += -longest % multiple
     elif multiple > 1:
         longest, count = _by_four(longest), _by_four(count)
-    lengths = np.pad(lengths, (0, count - len(lengths)))
+    lengths = np.zeros(count, dtype=np.int32)
+    lengths[: len(sizes)] = sizes
     mask = np.arange(longest, dtype=np.int32) < lengths[:, None]
     places = np.flatnonzero(mask).astype(np.int32)
     rows = np.zeros(mask.size, dtype=np.int32)

@@ -38,12 +38,13 @@ class Request:
     started: float = 0.0
     ended: bool = False
 
-    def answer(self) -> Encoded:
-        """What goes to the caller; every vector is there."""
+    def answer(self, ended: float) -> Encoded:
+        """What goes to the caller; every vector is there. `ended` is the last pass's end."""
+        vectors = [vector for vector in self.vectors if vector is not None]
         return Encoded(
-            np.stack([vector for vector in self.vectors if vector is not None]),
+            np.stack(vectors) if len(vectors) > 1 else vectors[0][None],
             self.started - self.queued,
-            time.perf_counter() - self.started,
+            ended - self.started,
         )
 
     def fail(self, error: StackError) -> None:
@@ -59,19 +60,21 @@ class Request:
 def deliver(complete: Sequence[Request]) -> None:
     """Answer requests that have all their vectors, from any thread.
 
-    The event loop is woken once for all of them, and once for each loop where there are several.
+    The event loop is woken once for all of them, and once for each loop where there are several;
+    it makes the answers, for the lane has the next pass to begin.
     """
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Encoded], Encoded]]] = {}
+    ended = time.perf_counter()
+    by_loop: dict[asyncio.AbstractEventLoop, list[Request]] = {}
     for request in complete:
-        by_loop.setdefault(request.loop, []).append((request.future, request.answer()))
-    for loop, answers in by_loop.items():
-        _call(loop, partial(_settle, answers))
+        by_loop.setdefault(request.loop, []).append(request)
+    for loop, requests in by_loop.items():
+        _call(loop, partial(_settle, requests, ended))
 
 
-def _settle(answers: Sequence[tuple[asyncio.Future[Encoded], Encoded]]) -> None:
-    for future, answer in answers:
-        if not future.done():
-            future.set_result(answer)
+def _settle(complete: Sequence[Request], ended: float) -> None:
+    for request in complete:
+        if not request.future.done():
+            request.future.set_result(request.answer(ended))
 
 
 def _call(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:

@@ -7,6 +7,11 @@ one from the shortest text where that is less than half as long, so that a short
 behind a bulk of long texts, and a long text is not starved by a stream of short ones: with k older
 texts before it, a text is in one of the next 2 (k + 1) passes, whichever lanes run them.
 
+Texts that are requests of their own go in even passes: a lane takes at most its share of what waits
+and of what the last passes took, whose callers are being answered and may come back. Else a burst
+would keep the form in which it began, everybody in one pass and one text in the next, and lanes
+and event loop would wait for each other in turns.
+
 A caller may hold places before it has its tokens: what does not fit is refused before anything is
 done for it.
 
@@ -16,6 +21,7 @@ Knows no HTTP and no model library: `encode` is any function from tokens to vect
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from bisect import bisect_left, insort
@@ -104,6 +110,7 @@ class Scheduler:
         self._reserved = 0
         self._sequence = 0
         self._passes = 0
+        self._last_pass = [0] * lanes
         self._tokens_per_second = 0.0
         self._closing = False
         self._dead = False
@@ -229,8 +236,8 @@ class Scheduler:
 
     # -- in the lanes --------------------------------------------------------------------------
 
-    def _step(self) -> bool:
-        batch = self._next_batch()
+    def _step(self, lane: int) -> bool:
+        batch = self._next_batch(lane)
         if batch:
             self._run_pass(batch)
         return batch is not None
@@ -242,16 +249,16 @@ class Scheduler:
             self._dead = True
         self._drop_all()
 
-    def _next_batch(self) -> list[Entry] | None:
+    def _next_batch(self, lane: int) -> list[Entry] | None:
         """The next batch; empty after an idle interval; None when all is done."""
         with self._changed:
             if not self._by_length:
                 if self._closing:
                     return None
                 self._changed.wait(self._idle_seconds)
-            return self._take() if self._by_length else []
+            return self._take(lane) if self._by_length else []
 
-    def _take(self) -> list[Entry]:
+    def _take(self, lane: int) -> list[Entry]:
         anchor = 0
         self._passes += 1
         while self._by_age[0].gone:
@@ -260,15 +267,26 @@ class Scheduler:
         if self._passes % 2 or oldest.key[0] < MUCH_LONGER * self._by_length[0].key[0]:
             anchor = bisect_left(self._by_length, oldest.key, key=attrgetter("key"))
         lengths = [entry.key[0] for entry in self._by_length]
-        low, high = cut(lengths, anchor, self._batch_tokens, self._cost)
+        low, high = cut(lengths, anchor, self._batch_tokens, self._cost, most=self._share())
         batch = self._by_length[low:high]
         del self._by_length[low:high]
+        self._last_pass[lane] = len(batch)
         now = time.perf_counter()
         for entry in batch:
             entry.gone = True
             self._queued_tokens -= len(entry.tokens)
             entry.request.started = entry.request.started or now
         return batch
+
+    def _share(self) -> int | None:
+        """How many texts a lane takes at most, so that passes are even; None: as many as fit.
+
+        A request of several texts is answered when the last one has its vector: to divide it gains
+        nothing.
+        """
+        if any(entry.request.remaining > 1 for entry in self._by_length):
+            return None
+        return math.ceil((sum(self._last_pass) + len(self._by_length)) / (len(self._last_pass) + 1))
 
     def _run_pass(self, batch: list[Entry]) -> None:
         began = time.perf_counter()
