@@ -25,6 +25,30 @@ BASH = (
 )
 
 
+def _many_pages(count: int) -> bytes:
+    """A PDF of `count` pages without content: to open it takes seconds, and more than it is."""
+    body = bytearray(b"%PDF-1.4\n")
+    places = []
+
+    def put(number: int, content: bytes) -> None:
+        places.append(len(body))
+        body.extend(b"%d 0 obj%s endobj\n" % (number, content))
+
+    put(1, b"<</Type/Catalog/Pages 2 0 R>>")
+    kids = b" ".join(b"%d 0 R" % number for number in range(3, count + 3))
+    put(2, b"<</Type/Pages/Count %d/Kids[%s]>>" % (count, kids))
+    for number in range(3, count + 3):
+        put(number, b"<</Type/Page/Parent 2 0 R>>")
+    start = len(body)
+    body.extend(b"xref\n0 %d\n0000000000 65535 f \n" % (count + 3))
+    body.extend(b"".join(b"%010d 00000 n \n" % place for place in places))
+    body.extend(b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (count + 3, start))
+    return bytes(body)
+
+
+MANY_PAGES = _many_pages(100_000)
+
+
 @pytest.fixture
 async def parsers() -> AsyncIterator[Parsers]:
     made = Parsers()
@@ -84,6 +108,29 @@ async def test_a_refusal_comes_back_in_its_words(
     with pytest.raises(ParseError) as there:
         await parsers.parse(content, kind)
     assert there.value.detail == here.value.detail
+
+
+async def test_examining_says_what_parsing_would(parsers: Parsers) -> None:
+    await parsers.examine(make_pdf(["One page of some words."]), "application/pdf")
+    with pytest.raises(ParseError, match="damaged"):
+        await parsers.examine(b"%PDF-1.4 nothing more", "application/pdf")
+    assert len(children()) == 1
+
+
+async def test_a_pdf_that_takes_too_long_or_too_much_to_open_is_refused() -> None:
+    hasty = Parsers(0.5, memory_bytes=256 << 20)
+    try:
+        with pytest.raises(ParseError, match=r"cannot be opened: its parser took"):
+            await hasty.examine(MANY_PAGES, "application/pdf")
+        assert children() == []
+    finally:
+        await hasty.aclose()
+    small = Parsers(memory_bytes=96 << 20)
+    try:
+        with pytest.raises(ParseError, match="takes more than 96 MiB to read: split it"):
+            await small.examine(MANY_PAGES, "application/pdf")
+    finally:
+        await small.aclose()
 
 
 async def test_one_child_serves_one_after_the_other_and_two_at_once(parsers: Parsers) -> None:
@@ -208,7 +255,9 @@ async def test_a_fault_of_ours_is_no_fault_of_the_document(
     parsers: Parsers, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Lengths that no request has: the child cannot read the content type.
-    monkeypatch.setattr(child, "request", lambda *_: child.REQUEST.pack(1, 0) + b"\xff")
+    monkeypatch.setattr(
+        child, "request", lambda *_, **_options: child.REQUEST.pack(False, 1, 0) + b"\xff"
+    )
     with pytest.raises(BrokenParser):
         await parsers.parse(b"A lake.", "text/html")
     assert "UnicodeDecodeError" in capfd.readouterr().err

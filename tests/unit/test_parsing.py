@@ -146,7 +146,7 @@ def test_a_pdf_with_an_empty_password_is_read(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_pdf_with_a_password_says_what_to_do(algorithm: str) -> None:
-    for read in (parsing.check, parsing.parse):
+    for read in (parsing.examine, parsing.parse):
         with pytest.raises(ParseError, match="password: remove it and try again"):
             read(encrypted("secret", algorithm), "application/pdf")
 
@@ -158,7 +158,7 @@ def test_a_pdf_that_takes_too_much_memory_is_not_called_damaged(
         raise MemoryError
 
     monkeypatch.setattr("pypdf.PageObject.extract_text", full)
-    answer = child._answer(GOOD_PDF, "application/pdf", b"too large")
+    answer = child._answer(GOOD_PDF, "application/pdf", b"too large", examine=False)
     assert answer == b"too large"
 
 
@@ -219,12 +219,27 @@ def test_check_tells_at_once_what_parse_would() -> None:
         (b"\0", "text/html"),
         (b"\xff", "text/markdown"),
         (b"no", "application/pdf"),
-        (encrypted("secret"), "application/pdf"),
     ]:
         with pytest.raises(ParseError):
             parsing.check(content, kind)
     parsing.check(GOOD_PDF, "application/pdf")
     parsing.check(b"fine", "Text/Plain; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    "content", [b"no", b"%PDF-1.4 nothing more", encrypted("secret"), GOOD_PDF[:200]]
+)
+def test_examining_a_pdf_tells_what_parsing_it_would(content: bytes) -> None:
+    with pytest.raises(ParseError) as examined:
+        parsing.examine(content, "application/pdf")
+    with pytest.raises(ParseError) as parsed:
+        parsing.parse(content, "application/pdf")
+    assert examined.value.detail == parsed.value.detail
+
+
+def test_examining_a_good_pdf_is_content() -> None:
+    parsing.examine(GOOD_PDF, "application/pdf")
+    parsing.examine(encrypted(""), "Application/PDF; x=y")
 
 
 @settings(max_examples=150, deadline=None)

@@ -133,7 +133,7 @@ def checked_upload(
     file_name: str | None = None,
     limit: int,
 ) -> Upload:
-    """Check everything that can be known without the long work of parsing; `limit` is in bytes.
+    """Check everything that can be known without a parser; `limit` is in bytes.
 
     CPU-bound for large documents: call it in a thread. Without a source the document is known by
     its content (`sha256:<hex>`) or its file name. Raises TooLarge, Unprocessable or

@@ -48,6 +48,10 @@ OWN: Final = frozenset(
 SMALL_BYTES: Final = 65_536
 #: Documents that are parsed at once, however many jobs there are: it takes the most memory of all.
 PARSES_AT_ONCE: Final = 2
+#: Uploads that are examined at once, in a process with so much memory for so long.
+EXAMINED_AT_ONCE: Final = 1
+EXAMINE_BYTES: Final = 256 << 20
+EXAMINE_SECONDS: Final = 20.0
 #: How long a child waits for another document.
 QUIET_SECONDS: Final = 60.0
 #: Of an answer that is read in one piece.
@@ -78,6 +82,17 @@ class _Child:
     back: asyncio.StreamReader
 
 
+def examined(content_type: str) -> bool:
+    """Whether an upload of this type is one for `Parsers.examine`."""
+    return parsing.essence(content_type) in parsing.EXAMINED
+
+
+def parse_bytes() -> int:
+    """Memory of a process that parses."""
+    children = load_stack().services["aidb"].limits.children_bytes
+    return (children - EXAMINED_AT_ONCE * EXAMINE_BYTES) // PARSES_AT_ONCE
+
+
 def apart(content: bytes, content_type: str) -> bool:
     """Whether a document is one for a process of its own; else `parsing.parse` may read it here."""
     return len(content) > SMALL_BYTES or parsing.essence(content_type) not in OWN
@@ -86,16 +101,19 @@ def apart(content: bytes, content_type: str) -> bool:
 class Parsers:
     """As many child processes as callers at once; each waits a minute for another document.
 
-    Belongs to one event loop.
+    `seconds` are a document's, `memory_bytes` a child's. Belongs to one event loop.
     """
 
     def __init__(
-        self, seconds: float = child.PARSE_SECONDS, quiet_seconds: float = QUIET_SECONDS
+        self,
+        seconds: float = child.PARSE_SECONDS,
+        quiet_seconds: float = QUIET_SECONDS,
+        *,
+        memory_bytes: int | None = None,
     ) -> None:
         self._seconds = seconds
         self._quiet_seconds = quiet_seconds
-        #: Of one child.
-        self.memory_bytes = load_stack().services["aidb"].limits.children_bytes // PARSES_AT_ONCE
+        self.memory_bytes = parse_bytes() if memory_bytes is None else memory_bytes
         self._idle: dict[_Child, asyncio.TimerHandle] = {}
 
     async def parse(self, content: bytes, content_type: str) -> ParsedDocument:
@@ -113,6 +131,13 @@ class Parsers:
             plain = await self._parsed(content, f"{types.SOURCE};{parameters}")
             return replace(plain, parser=f"blank lines: the grammar for {language.name} {error}")
 
+    async def examine(self, content: bytes, content_type: str) -> None:
+        """See that a document opens. Raises ParseError as `parse` does, and BrokenParser."""
+        try:
+            child.told(await self._answer(content, content_type, examine=True))
+        except _Ended as error:
+            raise ParseError(f"The document cannot be opened: its parser {error}.") from None
+
     async def aclose(self) -> None:
         """End the children that wait."""
         while self._idle:
@@ -121,27 +146,32 @@ class Parsers:
             await _end(idle)
 
     async def _parsed(self, content: bytes, content_type: str) -> ParsedDocument:
+        answer = await self._answer(content, content_type, examine=False)
+        return await asyncio.to_thread(child.decoded, answer)
+
+    async def _answer(self, content: bytes, content_type: str, *, examine: bool) -> bytes:
+        request = child.request(content, content_type, examine=examine)
         waiting = self._waiting()
         try:
-            return await self._read(waiting or await self._begun(), content, content_type)
+            return await self._asked(waiting or await self._begun(), request)
         except _Ended as error:
             if waiting is None or error.how == "timeout":
                 self._blame(content_type, error)
                 raise
             # It may have died while it waited, or by what an earlier document left in it.
             log.info("parser_ended_early", how=str(error))
-        return await self._parsed(content, content_type)
+        return await self._answer(content, content_type, examine=examine)
 
     def _blame(self, content_type: str, error: _Ended) -> None:
         kind = parsing.essence(content_type)
         ENDED.labels(kind, error.how).inc()
         log.warning("parser_ended", content_type=kind, how=str(error))
 
-    async def _read(self, one: _Child, content: bytes, content_type: str) -> ParsedDocument:
+    async def _asked(self, one: _Child, request: bytes) -> bytes:
         done = False
         try:
             async with asyncio.timeout(self._seconds):
-                one.to.write(child.request(content, content_type))
+                one.to.write(request)
                 await one.to.drain()
                 (size,) = child.ANSWER.unpack(await one.back.readexactly(child.ANSWER.size))
                 answer = await one.back.readexactly(size)
@@ -160,7 +190,7 @@ class Parsers:
             else:
                 # Also where the caller leaves: it is in the middle of a document.
                 await _end(one)
-        return await asyncio.to_thread(child.decoded, answer)
+        return answer
 
     def _waiting(self) -> _Child | None:
         if not self._idle:

@@ -20,6 +20,7 @@ from aistack.aidb.search import Searcher
 from aistack.aidb.search_cache import SearchCache
 from aistack.aidb.search_memory import SearchMemory
 from aistack.aidb.upkeep import Upkeep
+from aistack.aidb.upload import Uploads
 from aistack.aidb.vector_index import VectorIndexes
 from aistack.aidb.vectors import Vectors
 from aistack.clients.embeddings import EmbeddingsClient
@@ -95,6 +96,7 @@ class Parts:
             self.qdrant.engine if self.qdrant else None,
             self.rerank,
         )
+        self.uploads = Uploads(config.aidb.document_bytes)
         self.queue = Queue(self.postgres)
         drain = config.limits.drain_seconds or entry.limits.drain_seconds
         self.worker = Worker(
@@ -171,6 +173,7 @@ class Parts:
             await self._ingestion.aclose()
         if self.qdrant:
             await self.qdrant.client.aclose()
+        await self.uploads.aclose()
         await self._memory.aclose()
         await self.embeddings.aclose()
         await self.rerank.aclose()

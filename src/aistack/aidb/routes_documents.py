@@ -16,7 +16,7 @@ from aistack.aidb.forgetting import embedded_texts, forget_vectors
 from aistack.aidb.idempotency import Answer, fingerprint, once
 from aistack.aidb.parts import Parts
 from aistack.aidb.route_extras import also_answers, described
-from aistack.aidb.upload import UPLOAD_BODY, read_upload
+from aistack.aidb.upload import UPLOAD_BODY
 from aistack.service.app import scope
 from aistack.service.disconnect import ClientGone
 from aistack.service.docs import example
@@ -26,7 +26,6 @@ from aistack.service.errors import MethodNotAllowed
 def add_routes(router: APIRouter, parts: Parts) -> None:
     """The routes below `/v1/documents`."""
     postgres = parts.postgres
-    limit_bytes = parts.config.aidb.document_bytes
 
     @router.post(
         "/v1/documents",
@@ -61,7 +60,7 @@ def add_routes(router: APIRouter, parts: Parts) -> None:
         it, and the old ones stay searchable until the new ones are.
         """
         try:
-            upload = await read_upload(request, limit_bytes)
+            upload = await parts.uploads.read(request)
         except ClientDisconnect as error:
             raise ClientGone("The client went away before its document was here.") from error
         async with postgres.connection("documents.accept") as connection:

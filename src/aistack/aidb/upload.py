@@ -12,16 +12,22 @@ from starlette.formparsers import MultiPartException
 
 from aistack.aidb import documents, schemas
 from aistack.aidb.documents import Upload, checked_upload
+from aistack.aidb.parsers import (
+    EXAMINE_BYTES,
+    EXAMINE_SECONDS,
+    EXAMINED_AT_ONCE,
+    Parsers,
+    examined,
+)
+from aistack.aidb.parsing import ParseError
 from aistack.service.app import caller
-from aistack.service.errors import BadRequest, UnsupportedMedia
+from aistack.service.errors import BadRequest, Unprocessable, UnsupportedMedia
 
 _METADATA: TypeAdapter[dict[str, schemas.MetadataValue]] = TypeAdapter(
     dict[str, schemas.MetadataValue]
 )
 #: A text up to this size is checked at once: a thread to and fro costs more than the checking.
 INLINE_BYTES = 16_384
-#: Names bytes in the JSON; they may be a PDF, whose check takes what time it likes.
-_BYTES = b"content_base64"
 _FORM_FIELDS = frozenset({"file", "collection", "source", "title", "content_type", "metadata"})
 
 UPLOAD_BODY = {
@@ -46,13 +52,37 @@ UPLOAD_BODY = {
 }
 
 
-async def read_upload(request: Request, limit: int) -> Upload:
-    """A checked upload from JSON or a form. Raises a StackError or RequestValidationError."""
+class Uploads:
+    """Reads what is sent. Belongs to one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is a document's, in bytes."""
+        self._limit = limit
+        self._examiner = Parsers(EXAMINE_SECONDS, memory_bytes=EXAMINE_BYTES)
+        self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
+
+    async def read(self, request: Request) -> Upload:
+        """A checked upload from JSON or a form. Raises a StackError or RequestValidationError."""
+        upload = await _read(request, self._limit)
+        if examined(upload.content_type):
+            async with self._examining:
+                try:
+                    await self._examiner.examine(upload.content, upload.content_type)
+                except ParseError as error:
+                    raise Unprocessable(error.detail) from error
+        return upload
+
+    async def aclose(self) -> None:
+        """End the process that waits."""
+        await self._examiner.aclose()
+
+
+async def _read(request: Request, limit: int) -> Upload:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     key = caller(request)
     if kind == "application/json" or kind.endswith("+json"):
         raw = await request.body()
-        if len(raw) <= INLINE_BYTES and _BYTES not in raw:
+        if len(raw) <= INLINE_BYTES:
             return _json_upload(raw, key, limit)
         return await asyncio.to_thread(_json_upload, raw, key, limit)
     if kind == "multipart/form-data":

@@ -2,6 +2,7 @@
 
     parse(content, content_type) -> ParsedDocument      raises ParseError, UnsupportedType
     check(content, content_type)                        the same errors, without the long work
+    examine(content, content_type)                      of EXAMINED types what opening them tells
 
 Every parser is linear in the size of its input and recursion-free, so that ten megabytes of `<` or
 `#` cost what ten megabytes of prose do.
@@ -28,6 +29,7 @@ from aistack.content_types import CONTENT_TYPES
 
 __all__ = [
     "CONTENT_TYPES",
+    "EXAMINED",
     "Block",
     "BlockKind",
     "ParseError",
@@ -35,6 +37,7 @@ __all__ = [
     "UnsupportedType",
     "check",
     "essence",
+    "examine",
     "parse",
 ]
 
@@ -61,6 +64,10 @@ _FORMATS: Final[Mapping[str, _Format]] = {
 }
 
 
+#: Told at the upload as well, and yet too much work for the process of the service.
+EXAMINED: Final[Mapping[str, Callable[[bytes], object]]] = {types.PDF: pdf.examine}
+
+
 def essence(content_type: str) -> str:
     """`text/html` of `Text/HTML; charset=utf-8`."""
     return _split(content_type)[0]
@@ -73,12 +80,20 @@ def parse(content: bytes, content_type: str) -> ParsedDocument:
 
 
 def check(content: bytes, content_type: str) -> None:
-    """What can be told at once: the type, the encoding, NUL, emptiness, JSON, a PDF's outer form.
+    """What can be told at once: the type, the encoding, NUL, emptiness, JSON, a PDF's header.
 
     Raises ParseError, UnsupportedType. A document that passes may still fail in `parse`.
     """
     kind, charset = _split(content_type)
     _FORMATS[kind].check(content, charset)
+
+
+def examine(content: bytes, content_type: str) -> None:
+    """That a document of a type in EXAMINED opens; CPU-bound, and takes memory and time.
+
+    Raises ParseError, MemoryError.
+    """
+    EXAMINED[essence(content_type)](content)
 
 
 def _split(content_type: str) -> tuple[str, str | None]:

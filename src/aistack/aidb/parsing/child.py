@@ -4,8 +4,10 @@ Requests come on standard input, answers leave on standard output, one at a time
 ends. What a file does to a parser written in C ends this process at most; BYTES is the memory that
 it may have.
 
-    request   two lengths (unsigned, 4 and 8 bytes, big-endian), the content type, the content
-    answer    a length (8 bytes), JSON: {"document": …} or {"refused": one sentence}
+    request   one byte (1: only to be examined), two lengths (unsigned, 4 and 8 bytes, big-endian),
+              the content type, the content
+    answer    a length (8 bytes), JSON: {"document": …}, {} after an examination, or
+              {"refused": one sentence}
 
 What is not foreseen ends it too, with a traceback on standard error and a status above 0.
 """
@@ -26,7 +28,7 @@ import orjson
 from aistack.aidb import parsing
 from aistack.aidb.parsing.document import Block, ParsedDocument, ParseError
 
-REQUEST: Final = struct.Struct("!IQ")
+REQUEST: Final = struct.Struct("!?IQ")
 ANSWER: Final = struct.Struct("!Q")
 #: Blocks of one document. More than these are of a file of a few characters a line, and take more
 #: memory than its text by far, here and in the service.
@@ -38,18 +40,23 @@ PARSE_SECONDS: Final = 300
 _BLOCK: Final = tuple(one.name for one in fields(Block))
 
 
-def request(content: bytes, content_type: str) -> bytes:
-    """What asks a child to read a document."""
+def request(content: bytes, content_type: str, *, examine: bool = False) -> bytes:
+    """What asks a child to read a document, or only to examine it."""
     kind = content_type.encode()
-    return REQUEST.pack(len(kind), len(content)) + kind + content
+    return REQUEST.pack(examine, len(kind), len(content)) + kind + content
+
+
+def told(answer: bytes) -> dict[str, Any]:
+    """What an answer says. Raises ParseError where the document was refused."""
+    found: dict[str, Any] = orjson.loads(answer)
+    if "refused" in found:
+        raise ParseError(found["refused"])
+    return found
 
 
 def decoded(answer: bytes) -> ParsedDocument:
     """The document of an answer. Raises ParseError where it was refused."""
-    told: dict[str, Any] = orjson.loads(answer)
-    if "refused" in told:
-        raise ParseError(told["refused"])
-    title, text, rows, parser = told["document"]
+    title, text, rows, parser = told(answer)["document"]
     return ParsedDocument(title, text, tuple(Block(*row) for row in rows), parser)
 
 
@@ -57,8 +64,11 @@ def _refused(sentence: str) -> bytes:
     return orjson.dumps({"refused": sentence})
 
 
-def _answer(content: bytes, content_type: str, too_large: bytes) -> bytes:
+def _answer(content: bytes, content_type: str, too_large: bytes, *, examine: bool) -> bytes:
     try:
+        if examine:
+            parsing.examine(content, content_type)
+            return orjson.dumps({})
         document = parsing.parse(content, content_type)
         if len(document.blocks) > MAX_BLOCKS:
             return _refused(
@@ -73,11 +83,11 @@ def _answer(content: bytes, content_type: str, too_large: bytes) -> bytes:
         return too_large
 
 
-def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
+def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str, bool]]:
     while header := stream.read(REQUEST.size):
-        kind, size = REQUEST.unpack(header)
+        examine, kind, size = REQUEST.unpack(header)
         content_type = stream.read(kind).decode()
-        yield stream.read(size), content_type
+        yield stream.read(size), content_type, examine
 
 
 def main(memory_bytes: int) -> None:
@@ -94,10 +104,10 @@ def main(memory_bytes: int) -> None:
     # What a library prints is no answer.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
-        for content, content_type in _requests(sys.stdin.buffer):
+        for content, content_type, examine in _requests(sys.stdin.buffer):
             # Where the service is gone, nobody else ends what hangs.
             signal.alarm(PARSE_SECONDS + 30)
-            answer = _answer(content, content_type, too_large)
+            answer = _answer(content, content_type, too_large, examine=examine)
             signal.alarm(0)
             out.write(ANSWER.pack(len(answer)) + answer)
             out.flush()

@@ -45,9 +45,14 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
 
-def _open(content: bytes) -> PdfReader:
+def check(content: bytes, charset: str | None = None) -> None:
+    """Its header. Raises ParseError."""
     if b"%PDF-" not in content[:1024]:
         raise ParseError("The file is not a PDF: its header is missing.")
+
+
+def _open(content: bytes) -> PdfReader:
+    check(content)
     try:
         reader = PdfReader(io.BytesIO(content), strict=False)
         # Many files are encrypted with an empty password, only to forbid printing.
@@ -65,13 +70,9 @@ def _open(content: bytes) -> PdfReader:
     return reader
 
 
-def check(content: bytes, charset: str | None = None) -> None:
-    """That it opens, without reading its pages. Raises ParseError."""
-    try:
-        _open(content)
-    except MemoryError:
-        # A table of contents of a size that no file has.
-        raise ParseError(_BROKEN) from None
+def examine(content: bytes) -> None:
+    """That it opens, without a password, and has pages. Raises ParseError, MemoryError."""
+    _open(content)
 
 
 def parse(content: bytes, charset: str | None = None) -> ParsedDocument:
