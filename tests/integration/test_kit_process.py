@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from aistack.service.key_setup import KeyPaths, init_store
+from aistack.service.run import YOUNG_OBJECTS
 from aistack.stack import load_stack
 
 TOY = Path(__file__).with_name("toy_service.py")
@@ -182,6 +183,7 @@ def test_what_the_start_has_made_costs_no_collection(toy: Toy) -> None:
     with toy.client() as http:
         found = http.get("/embed/spared").json()
     assert found["spared"] > 10 * found["looked_at"]
+    assert found["young"] == YOUNG_OBJECTS
 
 
 def test_drain_has_a_deadline(toy: Toy) -> None:

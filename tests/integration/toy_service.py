@@ -54,7 +54,11 @@ def create(_config: Config) -> kit.Service:
     @router.get("/embed/spared", **kit.scope("embed"))
     async def spared() -> dict[str, int]:
         gc.collect()
-        return {"spared": gc.get_freeze_count(), "looked_at": len(gc.get_objects())}
+        return {
+            "spared": gc.get_freeze_count(),
+            "looked_at": len(gc.get_objects()),
+            "young": gc.get_threshold()[0],
+        }
 
     @router.post("/embed/hang-worker", **kit.scope("embed"))
     async def hang_worker() -> dict[str, bool]:

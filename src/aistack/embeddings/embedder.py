@@ -19,7 +19,7 @@ import numpy as np
 
 from aistack.embeddings import metrics
 from aistack.embeddings.cache import Embedding, VectorCache, text_digest
-from aistack.embeddings.encoder import Encoder, Tokens, Vectors
+from aistack.embeddings.encoder import Encoder, Tokens, Vectors, stacked
 from aistack.embeddings.scheduler import Reservation, Scheduler
 from aistack.models import UNIT_TOLERANCE
 from aistack.service.errors import Unavailable
@@ -31,6 +31,11 @@ INLINE_CHARACTERS = 512
 TOKENIZER_THREADS = 2
 #: Seconds that a stop waits for cache writes that are under way.
 CLOSE_SECONDS = 2.0
+
+_ENCODED, _FROM_CACHE, _JOINED = map(metrics.TEXTS.labels, ("encoded", "cache", "joined"))
+_PHASES = {
+    phase: metrics.PHASE_SECONDS.labels(phase) for phase in ("cache", "tokenize", "queue", "encode")
+}
 
 
 @dataclass(slots=True)
@@ -113,7 +118,7 @@ class Embedder:
         hits = set().union(*(flight.hits for flight in flights)) & set(digests)
         metrics.TRUNCATED.inc(len(truncated))
         return Embedded(
-            vectors=np.stack([answer.vector for answer in answers]),
+            vectors=stacked([answer.vector for answer in answers]),
             tokens=sum(answer.tokens for answer in answers),
             truncated=truncated,
             cached=len(hits),
@@ -147,7 +152,7 @@ class Embedder:
             flight.task.add_done_callback(partial(self._landed, flight))
             for digest in new:
                 self._flights[digest] = flight
-        metrics.TEXTS.labels("joined").inc(len(texts) - len(new))
+        _JOINED.inc(len(texts) - len(new))
         flights = list({id(flight): flight for flight in map(self._flights.get, texts)}.values())
         boarded = [flight for flight in flights if flight is not None]
         for flight in boarded:
@@ -194,7 +199,7 @@ class Embedder:
             found = await self._cache.get(list(flight.texts))
             flight.hits = frozenset(found)
             timings.cache = _observed("cache", time.perf_counter() - began)
-            metrics.TEXTS.labels("cache").inc(len(found))
+            _FROM_CACHE.inc(len(found))
         missing = [digest for digest in flight.texts if digest not in found]
         flight.places.release(keep=len(missing))
         if not missing:
@@ -206,14 +211,14 @@ class Embedder:
         timings.queue = _observed("queue", encoded.queue_seconds)
         timings.encode = _observed("encode", encoded.encode_seconds)
         _check(encoded.vectors)
-        metrics.TEXTS.labels("encoded").inc(len(missing))
+        _ENCODED.inc(len(missing))
         for digest, cut, vector in zip(missing, tokens, encoded.vectors, strict=True):
             found[digest] = Embedding(vector, len(cut), cut.truncated)
         return found
 
 
 def _observed(phase: str, seconds: float) -> float:
-    metrics.PHASE_SECONDS.labels(phase).observe(seconds)
+    _PHASES[phase].observe(seconds)
     return seconds
 
 
@@ -226,6 +231,8 @@ def _check(vectors: Vectors) -> None:
 
 
 def _longest(timings: Sequence[Timings]) -> Timings:
+    if len(timings) == 1:
+        return timings[0]
     return Timings(
         cache=max(t.cache for t in timings),
         tokenize=max(t.tokenize for t in timings),

@@ -134,6 +134,11 @@ def normalized(rows: NDArray[np.floating[Any]]) -> Vectors:
     return vectors
 
 
+def stacked(vectors: Sequence[Vectors]) -> Vectors:
+    """Vectors (d,) as rows (n, d); of one, without a copy."""
+    return np.stack(vectors) if len(vectors) > 1 else vectors[0][None]
+
+
 def types_of(tokens: Tokens) -> Ids:
     """Which text of a pair each token is of; 0 for all where it is no pair."""
     return np.zeros_like(tokens.ids) if tokens.types is None else tokens.types

@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-
-from aistack.embeddings.encoder import Tokens, Vectors
+from aistack.embeddings.encoder import Tokens, Vectors, stacked
 from aistack.service.errors import StackError
 
 
@@ -40,9 +38,8 @@ class Request:
 
     def answer(self, ended: float) -> Encoded:
         """What goes to the caller; every vector is there. `ended` is the last pass's end."""
-        vectors = [vector for vector in self.vectors if vector is not None]
         return Encoded(
-            np.stack(vectors) if len(vectors) > 1 else vectors[0][None],
+            stacked([vector for vector in self.vectors if vector is not None]),
             self.started - self.queued,
             ended - self.started,
         )
