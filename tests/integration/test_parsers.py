@@ -117,7 +117,7 @@ async def test_examining_says_what_parsing_would(parsers: Parsers) -> None:
     assert len(children()) == 1
 
 
-async def test_a_pdf_that_takes_too_long_or_too_much_to_open_is_refused() -> None:
+async def test_a_pdf_that_takes_too_long_to_open_is_refused() -> None:
     hasty = Parsers(0.5, memory_bytes=256 << 20)
     try:
         with pytest.raises(ParseError, match=r"cannot be opened: its parser took"):
@@ -125,10 +125,16 @@ async def test_a_pdf_that_takes_too_long_or_too_much_to_open_is_refused() -> Non
         assert children() == []
     finally:
         await hasty.aclose()
-    small = Parsers(memory_bytes=96 << 20)
+
+
+@pytest.mark.parametrize("mebibytes", [96, 128, 160, 192])
+async def test_wherever_memory_ends_a_pdf_is_refused_with_a_sentence(mebibytes: int) -> None:
+    small = Parsers(memory_bytes=mebibytes << 20)
     try:
-        with pytest.raises(ParseError, match="takes more than 96 MiB to read: split it"):
+        # Where it ends in the interpreter's own code, the child may end, too.
+        with pytest.raises(ParseError, match=r"takes more than \d+ MiB|parser ended by SIG"):
             await small.examine(MANY_PAGES, "application/pdf")
+        await small.examine(make_pdf(["One page of some words."]), "application/pdf")
     finally:
         await small.aclose()
 

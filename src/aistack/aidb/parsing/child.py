@@ -19,6 +19,7 @@ import resource
 import signal
 import struct
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, BinaryIO, Final
@@ -66,6 +67,17 @@ def _refused(sentence: str) -> bytes:
 
 def _answer(content: bytes, content_type: str, too_large: bytes, *, examine: bool) -> bytes:
     try:
+        return _told(content, content_type, examine=examine)
+    except MemoryError:
+        return too_large
+    except SystemError:
+        # What the interpreter says where a call of its own found no memory and told nobody.
+        traceback.print_exc()
+        return too_large
+
+
+def _told(content: bytes, content_type: str, *, examine: bool) -> bytes:
+    try:
         if examine:
             parsing.examine(content, content_type)
             return orjson.dumps({})
@@ -79,8 +91,6 @@ def _answer(content: bytes, content_type: str, too_large: bytes, *, examine: boo
         return orjson.dumps({"document": [document.title, document.text, rows, document.parser]})
     except ParseError as error:
         return _refused(error.detail)
-    except MemoryError:
-        return too_large
 
 
 def _requests(stream: BinaryIO) -> Iterator[tuple[bytes, str, bool]]:
