@@ -100,7 +100,7 @@ def _lanes(raw: Raw, service: Service, rounds: int) -> list[Figure]:
     """A lane on each core, by the CPU time of the service; nothing else can be said with two."""
     figures = []
     for shape in SHAPES:
-        given = texts(shape)
+        given = texts(shape, TURN[shape])
         parts = service.requests(batches(given, BATCH))
         alone: Callable[[], object] = partial(raw.cut, given, BATCH)
         sent: Callable[[], object] = partial(service.send, parts, connections=2 * BATCH_CLIENTS)

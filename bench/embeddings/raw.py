@@ -41,7 +41,7 @@ class Raw:
 
     def best_size(self, given: Sequence[str]) -> tuple[int, bool]:
         """The batch size that is fastest, and whether cut; the median of three turns each."""
-        given = given[: int(SAMPLE * len(given))]
+        given = given[: max(2 * max(SIZES), int(SAMPLE * len(given)))]
         found: dict[tuple[int, bool], float] = {}
         with pinned(ENCODER_CORE):
             for size in SIZES:

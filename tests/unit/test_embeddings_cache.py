@@ -35,6 +35,7 @@ async def test_what_was_put_is_found() -> None:
     assert list(found) == [digest]
     np.testing.assert_array_equal(found[digest].vector, UNIT)
     assert (found[digest].tokens, found[digest].truncated) == (5, True)
+    assert found[digest].vector.flags.aligned
     assert store.lives == {60}
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aistack.embeddings.cut import DIVIDED_STARTS, PADDING_SHARE, Cost, cut
+from aistack.embeddings.encoder import Tokens
 from fix_scheduler import Gate, MakeScheduler, hold, submit_all, text
 
 # -- cutting a batch ---------------------------------------------------------------------------
@@ -175,10 +176,13 @@ async def test_texts_of_about_one_length_go_by_age(make: MakeScheduler, gate: Ga
     assert [sorted(batch) for batch in gate.batches[1:]] == [[31, 32], [29, 30], [27, 28], [25, 26]]
 
 
-async def test_long_text_does_not_starve_under_short_ones(make: MakeScheduler, gate: Gate) -> None:
+@pytest.mark.parametrize("short", [[[text(4)] * 90], [[text(4)]] * 90], ids=["bulk", "singles"])
+async def test_long_text_does_not_starve_under_short_ones(
+    make: MakeScheduler, gate: Gate, short: list[list[Tokens]]
+) -> None:
     scheduler = await make()
     first = await hold(gate, scheduler)
-    tasks = await submit_all(scheduler, [[text(60)], [text(4)] * 90])
+    tasks = await submit_all(scheduler, [[text(60)], *short])
     gate.open.set()
     await asyncio.gather(first, *tasks)
     assert len(gate.batches) > 4

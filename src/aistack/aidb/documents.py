@@ -109,7 +109,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Checked bytes and attributes, ready to be stored; make it with `checked_upload`."""
+    """Checked bytes and attributes, ready to be stored; make it with `checked_upload`.
+
+    Whether a PDF opens is told by `upload.Uploads`.
+    """
 
     collection: str
     source: str
@@ -133,7 +136,7 @@ def checked_upload(
     file_name: str | None = None,
     limit: int,
 ) -> Upload:
-    """Check everything that can be known without a parser; `limit` is in bytes.
+    """Check everything that is told at once; `limit` is in bytes.
 
     CPU-bound for large documents: call it in a thread. Without a source the document is known by
     its content (`sha256:<hex>`) or its file name. Raises TooLarge, Unprocessable or

@@ -48,7 +48,7 @@ OWN: Final = frozenset(
 SMALL_BYTES: Final = 65_536
 #: Documents that are parsed at once, however many jobs there are: it takes the most memory of all.
 PARSES_AT_ONCE: Final = 2
-#: Uploads that are examined at once, in a process with so much memory for so long.
+#: Uploads that are examined at once, in a process with so much memory; how long one waits for it.
 EXAMINED_AT_ONCE: Final = 1
 EXAMINE_BYTES: Final = 256 << 20
 EXAMINE_SECONDS: Final = 20.0
@@ -150,10 +150,10 @@ class Parsers:
         return await asyncio.to_thread(child.decoded, answer)
 
     async def _answer(self, content: bytes, content_type: str, *, examine: bool) -> bytes:
-        request = child.request(content, content_type, examine=examine)
         waiting = self._waiting()
         try:
-            return await self._asked(waiting or await self._begun(), request)
+            one = waiting or await self._begun()
+            return await self._asked(one, content, content_type, examine=examine)
         except _Ended as error:
             if waiting is None or error.how == "timeout":
                 self._blame(content_type, error)
@@ -167,11 +167,13 @@ class Parsers:
         ENDED.labels(kind, error.how).inc()
         log.warning("parser_ended", content_type=kind, how=str(error))
 
-    async def _asked(self, one: _Child, request: bytes) -> bytes:
+    async def _asked(
+        self, one: _Child, content: bytes, content_type: str, *, examine: bool
+    ) -> bytes:
         done = False
         try:
             async with asyncio.timeout(self._seconds):
-                one.to.write(request)
+                one.to.write(child.request(content, content_type, examine=examine))
                 await one.to.drain()
                 (size,) = child.ANSWER.unpack(await one.back.readexactly(child.ANSWER.size))
                 answer = await one.back.readexactly(size)

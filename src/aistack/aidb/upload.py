@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
@@ -21,7 +22,10 @@ from aistack.aidb.parsers import (
 )
 from aistack.aidb.parsing import ParseError
 from aistack.service.app import caller
+from aistack.service.disconnect import while_connected
 from aistack.service.errors import BadRequest, Unprocessable, UnsupportedMedia
+
+log = structlog.get_logger()
 
 _METADATA: TypeAdapter[dict[str, schemas.MetadataValue]] = TypeAdapter(
     dict[str, schemas.MetadataValue]
@@ -55,22 +59,30 @@ UPLOAD_BODY = {
 class Uploads:
     """Reads what is sent. Belongs to one event loop."""
 
-    def __init__(self, limit: int) -> None:
-        """`limit` is a document's, in bytes."""
+    def __init__(self, limit: int, *, seconds: float = EXAMINE_SECONDS) -> None:
+        """`limit` is a document's, in bytes; `seconds` are for seeing whether it opens."""
         self._limit = limit
-        self._examiner = Parsers(EXAMINE_SECONDS, memory_bytes=EXAMINE_BYTES)
+        self._seconds = seconds
+        self._examiner = Parsers(memory_bytes=EXAMINE_BYTES)
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
 
     async def read(self, request: Request) -> Upload:
         """A checked upload from JSON or a form. Raises a StackError or RequestValidationError."""
         upload = await _read(request, self._limit)
         if examined(upload.content_type):
-            async with self._examining:
-                try:
-                    await self._examiner.examine(upload.content, upload.content_type)
-                except ParseError as error:
-                    raise Unprocessable(error.detail) from error
+            await while_connected(request, self.examine(upload))
         return upload
+
+    async def examine(self, upload: Upload) -> None:
+        """See that it opens. Raises Unprocessable; what takes too long is left to its job."""
+        try:
+            async with asyncio.timeout(self._seconds), self._examining:
+                await self._examiner.examine(upload.content, upload.content_type)
+        except TimeoutError:
+            # The machine may be busy, or another upload holds the place: no fault of this one.
+            log.info("upload_not_examined", seconds=self._seconds, source=upload.source[:200])
+        except ParseError as error:
+            raise Unprocessable(error.detail) from error
 
     async def aclose(self) -> None:
         """End the process that waits."""

@@ -113,7 +113,8 @@ class VectorCache:
         # Written so that a NaN, which compares false, is refused as well.
         if not abs(float(vector @ vector) - 1.0) <= UNIT_TOLERANCE:
             return None
-        return Embedding(vector.astype(np.float32, copy=False), tokens, bool(truncated))
+        # A copy: behind the head the numbers are not aligned.
+        return Embedding(vector.astype(np.float32), tokens, bool(truncated))
 
     def _lost(self, error: StackError) -> None:
         if not self._away:

@@ -21,6 +21,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, BinaryIO, Final
 
@@ -72,7 +73,8 @@ def _answer(content: bytes, content_type: str, too_large: bytes, *, examine: boo
         return too_large
     except SystemError:
         # What the interpreter says where a call of its own found no memory and told nobody.
-        traceback.print_exc()
+        with suppress(MemoryError):
+            traceback.print_exc()
         return too_large
 
 
